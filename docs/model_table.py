@@ -27,8 +27,9 @@ _REQUIRED: dict[str, Any] = {
     "architectures": ["BailingMoeV2ForCausalLM"],
     "n_routed_experts": 16,
     "num_experts_per_tok": 2,
+    "num_kv_shared_layers": 0,
 }
-"""What some types have no defaults for."""
+"""What some types have no defaults for, or defaults for more layers than these."""
 
 
 def page() -> str:

@@ -29,7 +29,10 @@ from transformers import (
     FlexOlmoConfig,
     Gemma2Config,
     Gemma3Config,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
+    Gemma4Config,
+    Gemma4TextConfig,
     GemmaConfig,
     Glm4Config,
     Glm4MoeConfig,
@@ -110,6 +113,27 @@ _LONGROPE = {
 }
 
 _GEMMA: dict[str, Any] = {"head_dim": 24, "query_pre_attn_scalar": 30, "tie_word_embeddings": True}
+
+_GEMMA4: dict[str, Any] = {
+    "head_dim": 24,
+    "global_head_dim": 40,
+    "sliding_window": 24,
+    "hidden_size_per_layer_input": 0,
+    "tie_word_embeddings": True,
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "final_logit_softcapping": 20.0,
+}
+# As its small models: the last layers share keys and values, and have wider FFNs.
+_GEMMA4_SMALL: dict[str, Any] = {
+    **_GEMMA4,
+    "hidden_size_per_layer_input": 20,
+    "vocab_size_per_layer_input": 300,
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention", "full_attention"] * 3,
+    "num_kv_shared_layers": 3,
+    "use_double_wide_mlp": True,
+}
 
 _YARN_OF_FULL_LAYERS = {
     "full_attention": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0},
@@ -201,6 +225,7 @@ _QWEN_VISION: dict[str, Any] = {
 _TOWERS: dict[type[PretrainedConfig], tuple[str, dict[str, Any]]] = {
     Exaone4_5_Config: ("exaone4", {**_QWEN_VISION, "num_key_value_heads": 1}),
     Gemma3Config: ("gemma3_text", _VISION),
+    Gemma4Config: ("gemma4_text", {**_VISION, "position_embedding_size": 16}),
     Glm4vConfig: ("glm4v_text", {**_QWEN_VISION, "image_size": 28}),
     Mistral3Config: ("mistral", _VISION),
     Qwen3_5Config: ("qwen3_5_text", {**_QWEN_VISION, "num_position_embeddings": 16}),
@@ -263,6 +288,32 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "gemma3_text": (
         Gemma3TextConfig,
         {**_GEMMA, "sliding_window": 24, "sliding_window_pattern": 3},
+    ),
+    "gemma3n_text": (
+        Gemma3nTextConfig,
+        {
+            **_GEMMA4_SMALL,
+            "intermediate_size": [112] * 4 + [96] * 2,
+            "activation_sparsity_pattern": [0.9, 0.7, 0.0, 0.0, 0.5, 0.0],
+            "laurel_rank": 20,
+        },
+    ),
+    "gemma4": (Gemma4Config, _GEMMA4_SMALL),
+    "gemma4_text": (
+        Gemma4TextConfig,
+        {**_GEMMA4, "attention_k_eq_v": True, "num_global_key_value_heads": 1},
+    ),
+    "gemma4_small": (Gemma4TextConfig, _GEMMA4_SMALL),
+    "gemma4_moe": (
+        Gemma4TextConfig,
+        {
+            **_GEMMA4,
+            "attention_k_eq_v": True,
+            "enable_moe_block": True,
+            "num_experts": 9,
+            "top_k_experts": 3,
+            "moe_intermediate_size": 24,
+        },
     ),
     "glm": (GlmConfig, {"head_dim": 24, "partial_rotary_factor": 0.5}),
     "glm4": (Glm4Config, {"head_dim": 24, "attention_bias": False}),
@@ -508,6 +559,8 @@ def make_random_model(
             for name, values in model.state_dict().items():
                 if name.endswith("e_score_correction_bias"):  # a buffer, or two-dimensional
                     values.copy_(0.2 * torch.randn_like(values))
+                if name.endswith("layer_scalar"):  # a buffer
+                    values.copy_(1 + 0.2 * torch.randn_like(values))
     model.to(getattr(torch, dtype)).save_pretrained(
         folder, max_shard_size=max_shard_size, save_original_format=not fused_experts
     )
@@ -522,7 +575,7 @@ def _has_norms_at_zero(name: str, kind: str) -> bool:
     """Whether a norm's weights are stored without the 1 that is added to them."""
     if kind.startswith(("qwen3_next", "qwen3_5")):
         return not name.endswith("linear_attn.norm.weight")
-    return kind.startswith("gemma")
+    return kind.startswith("gemma") and not kind.startswith(("gemma3n", "gemma4"))
 
 
 def config_values(kind: str) -> dict[str, Any]:

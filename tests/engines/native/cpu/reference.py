@@ -23,7 +23,8 @@ from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.inputs import check_batch
 from quire.engines.native.cpu.kernels.layout import padded
 from quire.engines.native.cpu.weights.adapter import LoraMap, LoraWeights, lora_weights
-from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
+from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale, layer_embedding_scale
+from quire.engines.native.models.layers.altup import AltUpSpec
 from quire.engines.native.models.layers.experts import ExpertsSpec, RouterSpec
 from quire.engines.native.models.rope import (
     cosines_and_sines,
@@ -118,14 +119,24 @@ def add_lora(x: Floats, lora_map: LoraMap, out: Floats) -> Floats:
     return out + (x @ lora_map.a.T @ lora_map.b).astype(np.float32, copy=False)
 
 
+GATES = {"silu": silu_gate, "gelu_tanh": gelu_gate}
+
+
 def gated_ffn(
     x: Floats,
     tensors: Mapping[str, Matrix],
     activation: Activation = "silu",
     add: AddLora = lambda role, x, out: out,
+    cutoff: float | None = None,
 ) -> Floats:
-    """`ffn_step.gated_ffn`: act(x @ gate.T + gate_bias) * (x @ up.T + up_bias)."""
+    """`ffn_step.gated_ffn`: act(x @ gate.T + gate_bias) * (x @ up.T + up_bias).
+
+    With a cutoff, `altup_step.cut_gate`.
+    """
     gate = add("gate", x, linear(x, tensors["gate"], tensors.get("gate_bias")))
+    if cutoff is not None:
+        cut = gate.mean(-1, keepdims=True) + gate.std(-1, keepdims=True) * np.float32(cutoff)
+        gate = np.maximum(gate - cut, 0)
     return GATES[activation](gate, add("up", x, linear(x, tensors["up"], tensors.get("up_bias"))))
 
 
@@ -174,11 +185,19 @@ def experts(
     spec: ExpertsSpec,
     activation: Activation = "silu",
     add: AddExpertLora = lambda role, rows, x, out: out,
+    routed: Floats | None = None,
 ) -> Floats:
-    """The weighted sum of each row's experts, including the shared one."""
+    """The weighted sum of each row's experts, including the shared one.
+
+    `routed` is what the router reads, if that is not x.
+    """
     every = np.arange(len(x))
-    logits = add("router", every, x, linear(x, tensors["router"], tensors.get("router_bias")))
+    routed = x if routed is None else routed
+    logits = linear(routed, tensors["router"], tensors.get("router_bias"))
+    logits = add("router", every, routed, logits)
     chosen, weights = choose_experts(logits, spec, tensors.get("router_correction"))
+    if spec.router.scales_experts:
+        weights = weights * tensors["expert_scales"][chosen]
     out: Floats = np.zeros_like(x)
     for expert in range(spec.count):
         rows, ranks = np.nonzero(chosen == expert)
@@ -350,6 +369,51 @@ def _logits(batch: Batch, x: Floats, head: Matrix) -> Floats:
     return logits
 
 
+class Streams:
+    """Several residual streams: what the operations of `altup_step` do with them."""
+
+    def __init__(self, spec: AltUpSpec, weights: Weights, x: Floats) -> None:
+        self._spec, self._weights = spec, weights
+        made = self._mapped("altup_start", [x] * (spec.streams - 1), x)
+        self.values = np.stack([x, *made])
+
+    def _mapped(self, role: str, rows: Sequence[Floats], like: Floats) -> list[Floats]:
+        """Maps of the streams, made as large as `like`."""
+        target, made = np.mean(like * like, axis=-1, keepdims=True), list[Floats]()
+        for index, x in enumerate(rows):
+            y = linear(x, self._weights.tensors[f"{role}.{index}"])
+            square = np.maximum(np.mean(y * y, axis=-1, keepdims=True), np.float32(1e-5))
+            made.append(y * np.sqrt(target / square))
+        return made
+
+    def _coefficients(self, x: Floats, layer: int, role: str) -> Floats:
+        tensors = self._weights.layers[layer]
+        normed = rms_norm(x, tensors["altup_router_norm"], self._weights.spec.norm_eps)
+        return linear(np.tanh(linear(normed, tensors["altup_router"])), tensors[role])
+
+    def predict(self, layer: int) -> Floats:
+        """Predict all streams; return the active one."""
+        count, active = self._spec.streams, self._spec.active
+        weights = self._coefficients(self.values[active], layer, "altup_prediction")
+        weights = weights.reshape(-1, count, count)
+        self.values = self.values + np.einsum("rji,irh->jrh", weights, self.values)
+        return self.values[active]
+
+    def correct(self, x: Floats, layer: int) -> Floats:
+        """Correct all streams by what the active one has become; return that for the gate of inputs."""
+        weights = self._coefficients(x, layer, "altup_correction") + np.float32(1)
+        news = x - self.values[self._spec.active]
+        self.values = self.values + weights.T[:, :, None] * news
+        scale = self._weights.layers[layer].get("altup_output_scale", np.float32(1))
+        return self.values[self._spec.active] * scale
+
+    def end(self) -> Floats:
+        """The mean of all streams, each as large as the first."""
+        first, *others = self.values
+        made = self._mapped("altup_end", others, first)
+        return np.mean([first, *made], axis=0, dtype=np.float32)
+
+
 class ReferenceRunner:
     """A decoder in NumPy. Satisfies `quire.engines.native.core.batch.Runner`."""
 
@@ -372,13 +436,18 @@ class ReferenceRunner:
         self._states: dict[tuple[int, int], Any] = {}  # by layer and slot
         self._spec, self._weights = spec, weights
         self.hidden: Floats = np.zeros((0, spec.hidden_size), np.float32)
-        caches = (spec.num_layers, num_blocks, spec.num_kv_heads)
-        self._keys = np.zeros((*caches, spec.head_dim, block_size), np.float32)
-        self._values = np.zeros((*caches, block_size, padded(spec.head_dim)), np.float32)
+        shapes = [spec.shape(layer) for layer in range(spec.num_layers)]
+        blocks = [(num_blocks, shape.kv_heads) for shape in shapes]
+        self._keys = [
+            np.zeros((*each, shape.head_dim, block_size), np.float32)
+            for each, shape in zip(blocks, shapes, strict=True)
+        ]
+        self._values = [
+            np.zeros((*each, block_size, padded(shape.value_dim)), np.float32)
+            for each, shape in zip(blocks, shapes, strict=True)
+        ]
         self._angles = {
-            rope: cosines_and_sines(
-                *inverse_frequencies(rope, spec.head_dim, max_model_len), max_model_len
-            )
+            rope: cosines_and_sines(*self._frequencies(rope), max_model_len)
             for rope in (spec.rope, spec.local_rope)
             if rope is not None
         }
@@ -391,22 +460,28 @@ class ReferenceRunner:
         x = x * embedding_scale(self._weights)
         if batch.embeds is not None:
             x[batch.embed_rows] = batch.embeds
+        inputs = self._layer_inputs(x, batch)
+        streams = Streams(spec.altup, self._weights, x) if spec.altup else None
         for layer, layer_tensors in enumerate(self._weights.layers):
             add = _adder(batch, layer)
-            mix = self._mix if spec.mixer(layer) else self._attend
-            mixed = mix(self._norm(x, layer, "attention_norm"), batch, layer)
+            x = streams.predict(layer) if streams else x
+            normed = self._norm(x, layer, "attention_norm")
+            mixed = (self._mix if spec.mixer(layer) else self._attend)(normed, batch, layer)
             mixed = add("o", mixed, linear(mixed, layer_tensors["o"], layer_tensors.get("o_bias")))
             x = self._sum(x, self._norm(mixed, layer, "post_attention_norm"))
-            normed, sparse = self._norm(x, layer, "ffn_norm"), spec.sparse_ffn(layer)
-            if sparse:
-                summed = experts(
-                    normed, layer_tensors, sparse, spec.activation, _expert_adder(batch, layer)
-                )
-                x = self._sum(x, self._norm(summed, layer, "post_ffn_norm"))
-                continue
-            gated = gated_ffn(normed, layer_tensors, spec.activation, add)
-            down = linear(gated, layer_tensors["down"], layer_tensors.get("down_bias"))
-            x = self._sum(x, self._norm(add("down", gated, down), layer, "post_ffn_norm"))
+            if streams:
+                x = self._add_laurel(x, normed, batch, layer)
+            summed = self._ffn(x, batch, layer)
+            x = self._sum(x, self._norm(summed, layer, "post_ffn_norm"))
+            if inputs is not None:
+                gated = streams.correct(x, layer) if streams else x
+                out = self._map_layer_inputs(gated, inputs[layer], batch, layer)
+                if streams:
+                    streams.values[1:] += out
+                else:
+                    x = self._sum(x, out)
+            x = x * layer_tensors.get("layer_scale", np.float32(1))
+        x = streams.end() if streams else x
         normed = rms_norm(x, tensors["final_norm"], eps)
         self.hidden = normed[batch.hidden_rows]
         if "head" not in tensors:
@@ -414,6 +489,55 @@ class ReferenceRunner:
         logits = _logits(batch, normed, tensors["head"])[batch.logits_rows]
         logits = logits * np.float32(spec.logits_scale)
         return soft_cap(logits, spec.logits_cap)
+
+    def _ffn(self, x: Floats, batch: Batch, layer: int) -> Floats:
+        """The FFN of a layer: dense, sparse, or the sum of both."""
+        tensors, spec = self._weights.layers[layer], self._spec
+        sparse, normed, add = (
+            spec.sparse_ffn(layer),
+            self._norm(x, layer, "ffn_norm"),
+            _adder(batch, layer),
+        )
+        if sparse is not None and not sparse.beside_dense:
+            return experts(normed, tensors, sparse, spec.activation, _expert_adder(batch, layer))
+        gated = gated_ffn(normed, tensors, spec.activation, add, spec.gate_cutoff(layer))
+        down = add("down", gated, linear(gated, tensors["down"], tensors.get("down_bias")))
+        if sparse is None:
+            return down
+        own, routed = self._norm(x, layer, "experts_norm"), self._norm(x, layer, "router_norm")
+        adder = _expert_adder(batch, layer)
+        summed = experts(own, tensors, sparse, spec.activation, adder, routed)
+        dense = self._norm(down, layer, "dense_norm")
+        return dense + self._norm(summed, layer, "experts_output_norm")
+
+    def _layer_inputs(self, x: Floats, batch: Batch) -> Floats | None:
+        """What layers get of each token: (layers, rows, size)."""
+        inputs, tensors = self._spec.layer_inputs, self._weights.layers[0]
+        if inputs is None:
+            return None
+        made = _adder(batch, 0)("layer_inputs", x, linear(x, tensors["layer_inputs"]))
+        made = made * np.float32(self._spec.hidden_size**-0.5)
+        made = made.reshape(batch.num_rows, -1, inputs.size)
+        made = rms_norm(made, tensors["layer_inputs_norm"], self._spec.norm_eps)
+        ids = np.where(batch.token_ids < inputs.vocab_size, batch.token_ids, 0)
+        rows = gather_rows(self._weights.tensors["layer_embeddings"], ids)
+        made += rows.reshape(made.shape) * layer_embedding_scale(self._weights)
+        return made.swapaxes(0, 1) * np.float32(inputs.sum_scale)
+
+    def _add_laurel(self, x: Floats, normed: Floats, batch: Batch, layer: int) -> Floats:
+        """x and what is beside attention, scaled."""
+        tensors, add = self._weights.layers[layer], _adder(batch, layer)
+        left = add("laurel_left", normed, linear(normed, tensors["laurel_left"]))
+        right = add("laurel_right", left, linear(left, tensors["laurel_right"]))
+        return (x + normed + self._norm(right, layer, "laurel_norm")) * np.float32(0.5**0.5)
+
+    def _map_layer_inputs(self, x: Floats, inputs: Floats, batch: Batch, layer: int) -> Floats:
+        """The map of the gate of x times a layer's inputs."""
+        tensors, add = self._weights.layers[layer], _adder(batch, layer)
+        gate = add("layer_gate", x, linear(x, tensors["layer_gate"]))
+        gated = GATES[self._spec.activation](gate, inputs)
+        out = add("layer_out", gated, linear(gated, tensors["layer_out"]))
+        return self._norm(out, layer, "post_layer_norm")
 
     def _sum(self, x: Floats, y: Floats) -> Floats:
         """`rowwise.add_rows`: x + y times the residual scale."""
@@ -458,13 +582,18 @@ class ReferenceRunner:
         """The attention half of a layer, without its output map."""
         spec, tensors = self._spec, self._weights.layers[layer]
         add = _adder(batch, layer)
-        q, k, v = (
-            add(role, normed, linear(normed, tensors[role], tensors.get(f"{role}_bias")))
-            for role in ("q", "k", "v")
-        )
+
+        def project(role: str) -> Floats:
+            return add(role, normed, linear(normed, tensors[role], tensors.get(f"{role}_bias")))
+
+        q = project("q")
+        k = project("k") if "k" in tensors else q[:, :0]
+        v = project("v") if "v" in tensors else k
         if spec.width_norms:
             q, k = self._norm(q, layer, "q_norm"), self._norm(k, layer, "k_norm")
-        q, k, v = (x.reshape(batch.num_rows, -1, spec.head_dim) for x in (q, k, v))
+        head_dim, source = spec.shape(layer).head_dim, spec.kv_source(layer)
+        q, k, v = (x.reshape(batch.num_rows, -1, head_dim) for x in (q, k, v))
+        v = self._norm(v, layer, "v_norm")
         if (spec.head_norms or spec.unit_norms) and not spec.norms_after_rope:
             q, k = self._norm(q, layer, "q_norm"), self._norm(k, layer, "k_norm")
         rope = spec.rope_of(layer)
@@ -477,9 +606,11 @@ class ReferenceRunner:
         if spec.query_scale is not None and spec.scales_queries(layer):
             factors = query_factors(spec.query_scale, self.max_model_len)
             q = q * factors[batch.positions][:, None, None]
-        store(k, v, batch.slots, self._keys[layer], self._values[layer])
+        keys, values = self._keys[source], self._values[source]
+        if source == layer:
+            store(k, v, batch.slots, keys, values)
         mixed = attention(
-            q, batch, self._keys[layer], self._values[layer], spec.windows[layer],
+            q, batch, keys, values, spec.windows[layer],
             spec.attention_cap, spec.chunked_windows, tensors.get("sinks"),
         ).reshape(batch.num_rows, -1)  # fmt: skip
         if spec.gated_attention:
@@ -495,9 +626,12 @@ class ReferenceRunner:
             return cosines[batch.positions], sines[batch.positions]
         highest = int(positions.max(initial=0))
         if highest >= len(cosines):
-            frequencies = inverse_frequencies(rope, self._spec.head_dim, self.max_model_len)
+            frequencies = self._frequencies(rope)
             cosines, sines = self._angles[rope] = cosines_and_sines(*frequencies, highest + 1)
         return mrope_angles(cosines, positions, rope), mrope_angles(sines, positions, rope)
+
+    def _frequencies(self, rope: RopeSpec) -> tuple[Floats, float]:
+        return inverse_frequencies(rope, self._spec.rope_head_dim(rope), self.max_model_len)
 
     def load_adapter(self, adapter: Adapter) -> ReferenceAdapter:
         """Read an adapter for batches to come; see `Runner`."""
@@ -506,8 +640,8 @@ class ReferenceRunner:
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""
         for source, destination in pairs:
-            for cache in (self._keys, self._values):
-                cache[:, destination] = cache[:, source]
+            for cache in (*self._keys, *self._values):
+                cache[destination] = cache[source]
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole slots of states, `(source, destination)` each, in order."""
@@ -518,4 +652,4 @@ class ReferenceRunner:
 
     def close(self) -> None:
         """Let go of the cache."""
-        self._keys = self._values = np.zeros((0, 0), np.float32)
+        self._keys, self._values = [], []

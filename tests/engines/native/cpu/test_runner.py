@@ -98,6 +98,21 @@ def test_rounded_embedding_scale(folders: Callable[..., Path], load: Load) -> No
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["gemma3n_text", "gemma4_small"])
+def test_layers_vectors_in_bfloat16(kind: str, folders: Callable[..., Path], load: Load) -> None:
+    """The table has fewer tokens than the model: those after them have the first one's vectors."""
+    changes = {"vocab_size_per_layer_input": 290, "hidden_size_per_layer_input": 20}
+    folder = folders(kind, dtype="bfloat16", **changes)
+    ids = [token % 290 for token in random_ids(40)]
+    model = load_oracle(folder)
+    model.model.embed_tokens_per_layer.embed_scale.fill_(4.46875)
+    with torch.inference_mode():
+        wanted = model(torch.tensor([ids])).logits[0].numpy()
+    runner = load(folder)
+    np.testing.assert_allclose(logits_of(runner, ids), wanted, atol=1e-4)
+    assert np.isfinite(logits_of(runner, [295, 299])).all()
+
+
 @pytest.mark.parametrize("changes", SIZES, ids=str)
 def test_odd_sizes(changes: dict[str, Any], folders: Callable[..., Path], load: Load) -> None:
     folder, ids = folders("llama2", **changes), random_ids(LENGTH)
@@ -109,6 +124,8 @@ def test_odd_sizes(changes: dict[str, Any], folders: Callable[..., Path], load: 
     "kind",
     [
         "gemma2",
+        "gemma3n_text",
+        "gemma4_small",
         "glm4",
         "granite",
         "internlm2",
@@ -168,6 +185,9 @@ def test_a_context_of_several_chunks_of_attention(folders: Callable[..., Path], 
         "qwen3",
         "llama3",
         "gemma2",
+        "gemma3n_text",
+        "gemma4_small",
+        "gemma4_text",
         "glm",
         "granite",
         "olmo3",
@@ -191,7 +211,17 @@ def test_chunks_threads_and_blocks_change_no_bit(
 
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
 @pytest.mark.parametrize(
-    "kind", ["qwen2", "olmo2", "exaone4", "ministral3", "qwen3_vl", "qwen3_5_text"]
+    "kind",
+    [
+        "qwen2",
+        "olmo2",
+        "exaone4",
+        "gemma3n_text",
+        "gemma4_small",
+        "ministral3",
+        "qwen3_vl",
+        "qwen3_5_text",
+    ],
 )
 def test_quantised_weights_are_batch_invariant(
     kind: str,

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from transformers import CONFIG_MAPPING
 
+from quire.engines.native.models.layers.altup import AltUpSpec
 from quire.engines.native.models.layers.delta_net import DeltaNetSpec
+from quire.engines.native.models.layers.layer_inputs import LayerInputsSpec
 from quire.engines.native.models.multimodal import PREFIX_MAP
 from quire.engines.native.models.registry import read_spec, spec_of
 from quire.engines.native.models.spec import DecoderSpec, QueryScale
@@ -142,6 +144,80 @@ def test_olmo_hybrid() -> None:
     assert "post_attention_norm" not in roles[0]
     assert "attention_norm" not in roles[1]
     assert "post_attention_norm" in roles[1]
+
+
+def test_gemma3n_config_leaves_out_what_is_the_default() -> None:
+    text = {"model_type": "gemma3n_text", "intermediate_size": [8192] * 30, "num_hidden_layers": 30}
+    found = spec_of(HubConfig({"model_type": "gemma3n", "text_config": text}))
+    assert found.windows == ((512,) * 4 + (0,)) * 6
+    assert found.kv_sources[14:] == (14, 13, 13, 13, 13, 14, *(13, 13, 13, 13, 14) * 2)
+    assert (found.altup, found.layer_inputs) == (
+        AltUpSpec(4, 0, scales_output=True, laurel_rank=64),
+        LayerInputsSpec(262_144, 256),
+    )
+    assert found.gate_cutoff(10) is None
+    assert found.gate_cutoff(9) == pytest.approx(1.6448536)
+    assert found.local_rope is not None
+    assert (found.rope.theta, found.local_rope.theta, found.logits_cap) == (1e6, 1e4, 30.0)
+    bare = found.names.bare()
+    assert (bare.altup_ends, bare.layer_inputs) == (
+        "altup_unembed_projections.{}",
+        "per_layer_model_projection",
+    )
+
+
+_TYPES = (["sliding_attention"] * 4 + ["full_attention"]) * 2
+
+
+def test_gemma4_layers_that_share_keys() -> None:
+    """A config with the keys of the small models on the hub."""
+    text = {
+        "model_type": "gemma4_text", "hidden_size": 1536, "intermediate_size": 6144, "head_dim": 256,
+        "num_hidden_layers": 10, "num_key_value_heads": 1, "global_head_dim": 512,
+        "layer_types": _TYPES, "num_kv_shared_layers": 4, "use_double_wide_mlp": True,
+        "final_logit_softcapping": 30.0,
+    }  # fmt: skip
+    found = spec_of(HubConfig({"model_type": "gemma4", "text_config": text}))
+    assert found.windows == ((512,) * 4 + (0,)) * 2
+    assert found.kv_sources == (0, 1, 2, 3, 4, 5, 5, 5, 5, 4)
+    assert found.ffn_sizes == (6144,) * 6 + (12_288,) * 4
+    assert [found.shape(layer).head_dim for layer in (3, 4)] == [256, 512]
+    assert [found.cached_shape(layer) is None for layer in (5, 6, 9)] == [False, True, True]
+    assert (found.rope.kind, found.rope.partial, found.rotary_dim) == ("proportional", 0.25, 512)
+    assert found.layer_inputs == LayerInputsSpec(262_144, 256)
+    assert (found.attention_scale, found.logits_cap, found.tied_embeddings) == (1.0, 30.0, True)
+    roles = [{tensor.role for tensor in found.layer_tensors(layer)} for layer in (0, 6)]
+    assert "layer_inputs" in roles[0]
+    assert roles[0] - roles[1] == {"k", "v", "k_norm", "layer_inputs", "layer_inputs_norm"}
+
+
+def test_gemma4_layers_whose_values_are_keys() -> None:
+    base: dict[str, Any] = {
+        "model_type": "gemma4_text", "num_hidden_layers": 6, "attention_k_eq_v": True,
+        "hidden_size_per_layer_input": None,
+    }  # fmt: skip
+    found = spec(**base, num_global_key_value_heads=1)
+    assert (found.value_keys, found.layer_inputs) == ((5,), None)
+    assert [found.shape(layer).kv_heads for layer in (0, 5)] == [4, 1]
+    assert {"k", "v"} - {tensor.role for tensor in found.layer_tensors(5)} == {"v"}
+    # As transformers 5 writes it; the last layer has full attention whatever the config says.
+    sizes = {"5": {"head_dim": 64, "num_key_value_heads": 2}}
+    types = ["sliding_attention"] * 6
+    found = spec(**base, per_layer_config=sizes, layer_types=types, head_dim=32)
+    assert (found.shape(5).head_dim, found.shape(5).kv_heads, found.windows[5]) == (64, 2, 0)
+    assert found.shape(0).head_dim == 32
+
+
+def test_gemma4_experts() -> None:
+    experts = {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2}
+    found = spec(model_type="gemma4_text", moe_intermediate_size=24, **experts)
+    assert found.experts is not None
+    assert found.experts.beside_dense
+    tensors = {tensor.role: tensor for tensor in found.layer_tensors(0)}
+    assert tensors["gate"].shape == (112, 64)
+    assert tensors["router_norm"].factor == 64**-0.5
+    with pytest.raises(ModelError, match="top_k_experts is 9"):
+        spec(model_type="gemma4_text", **{**experts, "top_k_experts": 9})
 
 
 def test_smollm3_layers() -> None:
@@ -427,6 +503,13 @@ def test_unknown_model_type_names_the_nearest(model_type: str, near: str) -> Non
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ by layer"),
         ({"model_type": "gemma2", "use_bidirectional_attention": True}, "bidirectional"),
         ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"model_type": "gemma3n_text", "hidden_activation": "silu"}, "hidden_activation"),
+        ({"model_type": "gemma4_text", "use_bidirectional_attention": "all"}, "bidirectional"),
+        ({"model_type": "gemma4_text", "hidden_activation": "silu"}, "hidden_activation"),
+        (
+            {"model_type": "gemma4_text", "per_layer_config": {"0": {"sliding_window": 3}}},
+            "per_layer_config changes sliding_window",
+        ),
         ({"model_type": "minicpm", "num_experts": 8}, "num_experts is 8"),
         ({"model_type": "exaone4_5", "text_config": {"model_type": "exaone"}}, "'exaone'"),
         ({"model_type": "mistral3", "text_config": {"model_type": "mistral4"}}, "mistral4"),
@@ -458,6 +541,28 @@ def test_unsupported(changes: dict[str, Any], text: str) -> None:
         ({"model_type": "cwm", "layer_types": ["full_attention"]}, "layer_types"),
         ({"model_type": "vaultgemma", "query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
         ({"model_type": "helium", "head_dim": 7}, "head_dim is 7"),
+        ({"model_type": "gemma3n_text", "intermediate_size": [8]}, "intermediate_size"),
+        (
+            {
+                "model_type": "gemma3n_text",
+                "num_kv_shared_layers": 0,
+                "activation_sparsity_pattern": [0.5, 1],
+            },
+            "activation_sparsity_pattern",
+        ),
+        (
+            {"model_type": "gemma3n_text", "num_kv_shared_layers": 0, "altup_active_idx": 4},
+            "altup_active_idx is 4",
+        ),
+        (
+            {"model_type": "gemma3n_text", "hidden_size_per_layer_input": 0},
+            "hidden_size_per_layer_input is 0",
+        ),
+        ({"model_type": "gemma4_text", "layer_types": ["full_attention"]}, "layer_types"),
+        ({"model_type": "gemma4_text", "num_kv_shared_layers": 2}, "num_kv_shared_layers is 2"),
+        ({"model_type": "gemma4_text", "num_key_value_heads": 3}, "num_key_value_heads is 3"),
+        ({"model_type": "gemma4_text", "per_layer_config": {"1": 3}}, "per_layer_config.1 is 3"),
+        ({"model_type": "gemma4_text", "enable_moe_block": True}, "num_experts is missing"),
         ({"model_type": "minicpm", "scale_emb": -1}, "scale_emb is -1"),
         ({"model_type": "minicpm", "sparse_config": {"dense_len": 0}}, "dense_len is 0"),
         ({"model_type": "internlm3", "qkv_bias": 2}, "qkv_bias is 2"),

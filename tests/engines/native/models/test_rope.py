@@ -54,6 +54,8 @@ SCALINGS: list[dict[str, Any]] = [
     {"rope_type": "longrope", **LONGROPE},
     {"rope_type": "longrope", "factor": 3.0, **LONGROPE},
     {"rope_type": "longrope", "attention_factor": 1.5, **LONGROPE},
+    {"rope_type": "proportional", "factor": 2.0, "partial_rotary_factor": 0.25},
+    {"rope_type": "proportional"},
 ]
 
 
@@ -100,6 +102,13 @@ def test_an_override_leaves_windows_their_own() -> None:
     found = override_rope(own, "linear")
     assert found.local_rope is own.local_rope is not None
     assert (found.rope.kind, found.rope.theta) == ("linear", 1e6)
+
+
+def test_what_turns_a_part_of_the_pairs_is_not_stretched() -> None:
+    own = spec(model_type="gemma4_text", head_dim=64)
+    assert override_rope(own, None) is own
+    with pytest.raises(ConfigError, match="rope_scaling linear"):
+        override_rope(own, "linear")
 
 
 def test_default_and_old_names() -> None:

@@ -21,7 +21,15 @@ from quire.engines.native.models.spec import DecoderSpec, QueryScale, RopeKind, 
 from quire.errors import ConfigError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig, short
 
-KINDS: tuple[RopeKind, ...] = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
+KINDS: tuple[RopeKind, ...] = (
+    "default",
+    "linear",
+    "dynamic",
+    "yarn",
+    "llama3",
+    "longrope",
+    "proportional",
+)
 OVERRIDES: tuple[RopeKind, ...] = ("linear", "dynamic", "yarn", "llama3")
 OVERRIDE_FACTOR = 2.0
 
@@ -94,7 +102,7 @@ def _read(
         )
     given = inner.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     share = (1.0 if partial is None else partial) if given is None else given
-    if partial is None and share != 1.0:
+    if partial is None and share != 1.0 and kind != "proportional":
         raise config.wrong("partial_rotary_factor", share, "1.0 for this model_type")
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise config.wrong("partial_rotary_factor", share, "above 0 and at most 1")
@@ -111,6 +119,7 @@ def _fields(config: HubConfig, inner: HubConfig, kind: RopeKind, theta: float) -
         original = config.integer("original_max_position_embeddings", original)
     stretch = max_positions / original
     default_factor = stretch if kind in ("yarn", "longrope") else 0.0
+    default_factor = 1.0 if kind == "proportional" else default_factor
     return RopeSpec(
         kind=kind,
         theta=theta,
@@ -174,6 +183,11 @@ def override_rope(spec: DecoderSpec, kind: str | None) -> DecoderSpec:
         return spec
     if kind not in OVERRIDES:
         raise ConfigError(f"rope_scaling {kind!r} is unknown; known: none, {', '.join(OVERRIDES)}")
+    if spec.rope.kind == "proportional":
+        raise ConfigError(
+            f"rope_scaling {kind}: the native engine does not stretch this model's rotary embedding; "
+            "leave it out"
+        )
     trained = spec.rope.positions
     rope = RopeSpec(
         kind=kind,
@@ -195,6 +209,8 @@ def inverse_frequencies(
     `length` is the longest text that will be run, on which only "dynamic" and "longrope" depend.
     Returns float32 `(rope.size(head_dim) / 2,)` and a number.
     """
+    if rope.kind == "proportional":
+        return _proportional(rope, head_dim), 1.0
     head_dim = rope.size(head_dim)
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     theta = rope.theta
@@ -212,6 +228,15 @@ def inverse_frequencies(
         factors = rope.long_factors if length > rope.positions else rope.short_factors
         return plain / np.array(factors, np.float32), _longrope_scale(rope)
     return plain, 1.0
+
+
+def _proportional(rope: RopeSpec, head_dim: int) -> NDArray[np.float32]:
+    """The first pairs of a head have the frequencies of a whole rotation, the others do not turn."""
+    frequencies = np.zeros(head_dim // 2, np.float32)
+    pairs = int(rope.partial * head_dim // 2)
+    exponents = np.arange(0, 2 * pairs, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies[:pairs] = 1.0 / np.float32(rope.theta) ** exponents / np.float32(rope.factor)
+    return frequencies
 
 
 def _yarn(rope: RopeSpec, plain: NDArray[np.float32], head_dim: int) -> NDArray[np.float32]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+from quire.engines.native.models.layers.altup import AltUpSpec
 from quire.engines.native.models.layers.attention import AttentionShape
 from quire.engines.native.models.layers.experts import ExpertsSpec
+from quire.engines.native.models.layers.layer_inputs import LayerInputsSpec
 from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.tensors import Rows, TensorSpec
 from quire.quantization.schemes import Quantization
 
-RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
+RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional"]
 Activation = Literal["silu", "gelu_tanh", "clamped_swiglu"]
 
 
@@ -38,15 +40,16 @@ class RopeSpec:
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
     partial: float = 1.0
-    """The share of a head's dimensions, from the first on, that is rotated."""
+    """The share of a head's dimensions, from the first on, that is rotated. With `proportional`, these are
+    of the first pairs of the whole head, and the frequencies those that they have among all pairs."""
     sections: tuple[int, ...] = ()
     """M-RoPE: how many pairs are rotated by the position in time, then height, then width, and so on."""
     interleaved_sections: bool = False
     """These pairs take turns, instead of lying one section after the other (Qwen3-VL)."""
 
     def size(self, head_dim: int) -> int:
-        """How many dimensions of a head are rotated."""
-        return int(head_dim * self.partial)
+        """How many dimensions of a head are rotated, some of them perhaps by angles of 0."""
+        return head_dim if self.kind == "proportional" else int(head_dim * self.partial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +95,28 @@ class WeightNames:
     """In `qkv`, the queries, key and value of each key-value head are together (InternLM2)."""
     gate_up: str = ""
     """The tensor in which gate and up are fused; empty if they are separate."""
+    layer_scale: str = "layer_scalar"
+    layer_embeddings: str = "model.embed_tokens_per_layer.weight"
+    layer_inputs: str = "model.per_layer_model_projection"
+    layer_inputs_norm: str = "model.per_layer_projection_norm.weight"
+    layer_gate: str = "per_layer_input_gate"
+    layer_out: str = "per_layer_projection"
+    post_layer_norm: str = "post_per_layer_input_norm"
+    altup_starts: str = "model.altup_projections.{}"
+    altup_ends: str = "model.altup_unembed_projections.{}"
     prefix_map: tuple[tuple[str, str], ...] = ()
     """Prefixes of names in the folder and the prefixes used here: (stored, here)."""
 
     def bare(self) -> WeightNames:
         """The names in a folder that holds the decoder alone (transformers' `AutoModel`)."""
-        return replace(
-            self,
-            embeddings=self.embeddings.removeprefix("model."),
-            final_norm=self.final_norm.removeprefix("model."),
-            layers=self.layers.removeprefix("model."),
-        )
+        whole = ("embeddings", "final_norm", "layers")
+        others = ("layer_embeddings", "layer_inputs", "layer_inputs_norm")
+        of_streams = ("altup_starts", "altup_ends")
+        changes: dict[str, Any] = {
+            field: getattr(self, field).removeprefix("model.")
+            for field in (*whole, *others, *of_streams)
+        }
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +196,24 @@ class DecoderSpec:
     shapes: tuple[AttentionShape, ...] = ()
     """For each layer, the sizes of its attention; empty if all are `num_heads`, `num_kv_heads`, `head_dim`."""
 
+    value_norms: bool = False
+    """RMS norms over each value head, without weights."""
+    value_keys: tuple[int, ...] = ()
+    """Layers without a map of values: what the map of keys gives, before its norm, are their values."""
+    kv_sources: tuple[int, ...] = ()
+    """For each layer, the one whose keys and values it attends to; empty if each has its own."""
+    ffn_sizes: tuple[int, ...] = ()
+    """For each layer, the width of its dense FFN; empty if all are `ffn_size`."""
+    gate_cutoffs: tuple[float | None, ...] = ()
+    """For each layer, how many standard deviations above their mean the gate values of its dense FFN must be
+    to count: less that cutoff, before the activation. None for all; empty if no layer has one."""
+    altup: AltUpSpec | None = None
+    """Several residual streams. It needs `post_norms` and `layer_inputs`."""
+    layer_inputs: LayerInputsSpec | None = None
+    """What layers get of each token besides the residual stream."""
+    layer_scales: bool = False
+    """Each layer ends with a stored number that the residual stream is multiplied by. It needs `post_norms`."""
+
     def __post_init__(self) -> None:
         # A batch with M-RoPE brings one table of angles, not two.
         assert not self.rope.sections or self.local_rope is None
@@ -201,9 +233,23 @@ class DecoderSpec:
         return AttentionShape(self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim)
 
     def cached_shape(self, layer: int) -> AttentionShape | None:
-        """The sizes of what a layer has in the KV cache; None if it has nothing there."""
+        """The sizes of what a layer has in the KV cache; None if it has nothing there of its own."""
         mixer = self.mixer(layer)
+        if self.kv_source(layer) != layer:
+            return None
         return self.shape(layer) if mixer is None or mixer.attends else None
+
+    def gate_cutoff(self, layer: int) -> float | None:
+        """See `gate_cutoffs`."""
+        return self.gate_cutoffs[layer] if self.gate_cutoffs else None
+
+    def kv_source(self, layer: int) -> int:
+        """The layer whose keys and values a layer attends to."""
+        return self.kv_sources[layer] if self.kv_sources else layer
+
+    def ffn_size_of(self, layer: int) -> int:
+        """The width of a layer's dense FFN."""
+        return self.ffn_sizes[layer] if self.ffn_sizes else self.ffn_size
 
     @property
     def state_floats(self) -> int:
@@ -247,14 +293,19 @@ class DecoderSpec:
     @property
     def ffn_width(self) -> int:
         """The most gate values that one token has in a layer."""
-        return max(self.ffn_size, self.experts.ffn_width if self.experts else 0)
+        layer = self.layer_inputs.size if self.layer_inputs else 0
+        experts = self.experts.ffn_width if self.experts else 0
+        return max(self.ffn_size, *self.ffn_sizes, experts, layer)
 
     def sparse_ffn(self, layer: int) -> ExpertsSpec | None:
         """The sparse FFN of a layer; None if it is dense."""
         return self.experts if self.experts and self.experts.sparse[layer] else None
 
     def global_tensors(self) -> Iterator[TensorSpec]:
-        """The tensors outside the layers: `embeddings`, `final_norm` and, unless it is tied, `head`."""
+        """The tensors outside the layers: `embeddings`, `final_norm`, and `head` unless it is tied.
+
+        With inputs of layers, `layer_embeddings`: a row for each token, of all layers' vectors.
+        """
         names = self.names
         yield TensorSpec("embeddings", names.embeddings, (self.vocab_size, self.hidden_size))
         yield TensorSpec(
@@ -262,6 +313,13 @@ class DecoderSpec:
         )
         if not self.tied_embeddings:
             yield TensorSpec("head", names.head, (self.vocab_size, self.hidden_size))
+        if self.layer_inputs:
+            shape = (self.layer_inputs.vocab_size, self.num_layers * self.layer_inputs.size)
+            yield TensorSpec("layer_embeddings", names.layer_embeddings, shape)
+        if self.altup:
+            yield from self.altup.global_tensors(
+                names.altup_starts, names.altup_ends, self.hidden_size
+            )
 
     def tied_head(self) -> TensorSpec:
         """The embeddings in the role of the head."""
@@ -270,7 +328,7 @@ class DecoderSpec:
     def layer_tensors(self, layer: int) -> Iterator[TensorSpec]:
         """The tensors of one layer; a linear map's role is followed by its `<role>_bias`."""
         names, prefix, mixer = self.names, self.names.layers.format(layer), self.mixer(layer)
-        shape = self.shape(layer)
+        shape, ffn = self.shape(layer), self.ffn_size_of(layer)
         linears = (
             ("q", names.q, shape.q_size, self.hidden_size, self.qkv_bias),
             ("k", names.k, shape.k_size, self.hidden_size, self.qkv_bias),
@@ -282,14 +340,17 @@ class DecoderSpec:
         if mixer:
             yield from mixer.tensors(prefix, self.hidden_size)
             linears = ()
+        lacks = self._absent_maps(layer)
+        linears = tuple(one for one in linears if one[0] not in lacks)
         dense = (
-            ("gate", names.gate, self.ffn_size, self.hidden_size, self.mlp_bias),
-            ("up", names.up, self.ffn_size, self.hidden_size, self.mlp_bias),
-            ("down", names.down, self.hidden_size, self.ffn_size, self.mlp_bias),
+            ("gate", names.gate, ffn, self.hidden_size, self.mlp_bias),
+            ("up", names.up, ffn, self.hidden_size, self.mlp_bias),
+            ("down", names.down, self.hidden_size, ffn, self.mlp_bias),
         )
         experts = self.sparse_ffn(layer)
-        for role, own_name, rows, columns, bias in linears if experts else (*linears, *dense):
-            name, part, whole = self._fused(role, shape) or (own_name, (), 0)
+        is_dense = experts is None or experts.beside_dense
+        for role, own_name, rows, columns, bias in (*linears, *dense) if is_dense else linears:
+            name, part, whole = self._fused(role, layer) or (own_name, (), 0)
             yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), part, whole)
             if bias:
                 yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), part, whole)
@@ -297,14 +358,39 @@ class DecoderSpec:
             yield TensorSpec("sinks", f"{prefix}{names.sinks}", (shape.heads,))
         if experts:
             yield from experts.tensors(prefix, self.hidden_size)
-        for role, name, size in self._norms(shape, mixer):
+        for role, name, size in self._norms(layer):
             yield TensorSpec(role, f"{prefix}{name}.weight", (size,), offset=self.norm_offset)
+        if self.layer_inputs:
+            yield from self._layer_input_tensors(layer, self.layer_inputs.size)
+        if self.altup:
+            yield from self.altup.tensors(prefix, self.hidden_size)
+        if self.layer_scales:
+            yield TensorSpec("layer_scale", f"{prefix}{names.layer_scale}", (1,))
 
-    def _norms(
-        self, shape: AttentionShape, mixer: TokenMixer | None
-    ) -> Iterator[tuple[str, str, int]]:
+    def _absent_maps(self, layer: int) -> tuple[str, ...]:
+        """The maps of attention that a layer lacks."""
+        if self.kv_source(layer) != layer:
+            return ("k", "v")
+        return ("v",) if layer in self.value_keys else ()
+
+    def _layer_input_tensors(self, layer: int, size: int) -> Iterator[TensorSpec]:
+        """`layer_gate` and `layer_out` with its norm. The first layer has the map that makes the inputs
+        of all layers, and its norm: so that map, too, is a linear map of a layer.
+        """
+        names, hidden = self.names, self.hidden_size
+        prefix = names.layers.format(layer)
+        if layer == 0:
+            shape = (self.num_layers * size, hidden)
+            yield TensorSpec("layer_inputs", f"{names.layer_inputs}.weight", shape)
+            yield TensorSpec("layer_inputs_norm", names.layer_inputs_norm, (size,))
+        yield TensorSpec("layer_gate", f"{prefix}{names.layer_gate}.weight", (size, hidden))
+        yield TensorSpec("layer_out", f"{prefix}{names.layer_out}.weight", (hidden, size))
+        yield TensorSpec("post_layer_norm", f"{prefix}{names.post_layer_norm}.weight", (hidden,))
+
+    def _norms(self, layer: int) -> Iterator[tuple[str, str, int]]:
         """Role, name and size of a layer's norms; those of heads only if it has some."""
-        names = self.names
+        names, shape = self.names, self.shape(layer)
+        mixer = self.mixer(layer)
         before_mixer = mixer is not None and self.norms_before_mixers
         if self.pre_norms or before_mixer:
             yield "attention_norm", names.attention_norm, self.hidden_size
@@ -315,14 +401,15 @@ class DecoderSpec:
         if mixer is None and (self.head_norms or self.width_norms):
             width = self.width_norms
             yield "q_norm", names.q_norm, shape.q_size if width else shape.head_dim
-            yield "k_norm", names.k_norm, shape.k_size if width else shape.head_dim
+            if self.kv_source(layer) == layer:
+                yield "k_norm", names.k_norm, shape.k_size if width else shape.head_dim
 
-    def _fused(self, role: str, shape: AttentionShape) -> tuple[str, Rows, int] | None:
+    def _fused(self, role: str, layer: int) -> tuple[str, Rows, int] | None:
         """The larger tensor that a linear map is part of: its name, the rows of the part, all its rows.
 
         None if the map has a tensor of its own.
         """
-        names, ffn = self.names, self.ffn_size
+        names, ffn, shape = self.names, self.ffn_size_of(layer), self.shape(layer)
         if names.gate_up and role in ("gate", "up"):
             return names.gate_up, ((0, ffn) if role == "gate" else (ffn, 2 * ffn),), 2 * ffn
         if self.gated_attention and role in ("q", "z"):

@@ -25,6 +25,8 @@ class TensorSpec:
     """The number of rows of the whole tensor, if it is a part."""
     offset: float = 0.0
     """A number that is added to the stored values."""
+    factor: float = 1.0
+    """A number that the stored values are multiplied by."""
     turned: bool = False
     """The part is transposed once its rows are taken."""
     columns: Rows = ()

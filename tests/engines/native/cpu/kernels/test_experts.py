@@ -292,6 +292,7 @@ VARIATIONS: list[tuple[str, dict[str, Any]]] = [
     ("llama4_text", {"use_qk_norm": False, "attn_temperature_tuning": False, "moe_layers": [0]}),
     ("llama4_text", {"no_rope_layers": [1, 0, 0, 1], "attention_bias": True}),
     ("minimax_m2", {"rotary_dim": None, "num_local_experts": 70}),
+    ("gemma4_moe", {"dtype": "bfloat16", "num_experts": 40, "hidden_size_per_layer_input": 16}),
 ]
 
 
@@ -324,7 +325,7 @@ def test_the_reference_and_both_layouts_of_folders(kind: str, tmp_path: Path, lo
     np.testing.assert_array_equal(*found)
 
 
-@pytest.mark.parametrize("kind", [*MOE_KINDS, "llama4_text", "gpt_oss"])
+@pytest.mark.parametrize("kind", [*MOE_KINDS, "gemma4_moe", "llama4_text", "gpt_oss"])
 def test_batch_invariance(kind: str, tmp_path: Path, load: Load) -> None:
     folder, ids = make_random_model(tmp_path, kind), random_ids(LENGTH)
     whole = logits_of(load(folder), ids)

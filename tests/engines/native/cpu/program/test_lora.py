@@ -145,6 +145,31 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
             ]
         },
     ),
+    "inputs of layers": (
+        "gemma4_small",
+        {},
+        {
+            "target_modules": [
+                *LINEARS,
+                "per_layer_input_gate",
+                "per_layer_projection",
+                "per_layer_model_projection",
+            ]
+        },
+    ),
+    "beside attention": (
+        "gemma3n_text",
+        {},
+        {"target_modules": [*LINEARS, "per_layer_projection", "linear_left", "linear_right"]},
+    ),
+    "values that are keys, experts beside a dense FFN": (
+        "gemma4_moe",
+        {},
+        {
+            "target_modules": "all-linear",
+            "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
+        },
+    ),
     "half precision": ("llama2", {"dtype": "bfloat16"}, {"dtype": "bfloat16"}),
 }  # fmt: skip
 

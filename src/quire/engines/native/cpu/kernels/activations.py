@@ -159,10 +159,10 @@ clamped_swiglu_gate = _make_gate(clamped_swiglu)
 def gate_columns(
     activation: int, gate: int, up: int, rows: int, size: int, first: int, end: int
 ) -> None:
-    """The gate of one of `layout`'s activations."""
+    """The gate of one of `layout`'s activations; nothing for `NO_ACTIVATION`."""
     if activation == layout.GELU_TANH:
         gelu_gate(gate, up, rows, size, first, end)
     elif activation == layout.CLAMPED_SWIGLU:
         clamped_swiglu_gate(gate, up, rows, size, first, end)
-    else:
+    elif activation == layout.SILU:
         silu_gate(gate, up, rows, size, first, end)

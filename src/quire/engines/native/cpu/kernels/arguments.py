@@ -34,6 +34,10 @@ class Experts(Struct):
 
     norm: int  # (hidden,), or 0
     post_norm: int  # (hidden,), or 0
+    stream_scale: float  # see `Output`
+    # Of those beside a dense FFN: (hidden,), or 0.
+    output_norm: int
+    dense_norm: int  # of the dense FFN's output
     activation: int
     count: int
     all: int  # with the shared expert
@@ -41,10 +45,12 @@ class Experts(Struct):
     ffn: int
     # How experts are chosen and weighted: see `RouterSpec`.
     router: LinearMap
+    router_norm: int  # (hidden,), or 0: the router reads `norm`
     scores: int  # one of `layout`'s
     is_normalised: bool
     least_sum: float
     scale: float
+    expert_scales: int  # (count,), or 0
     correction: int  # (count,), or 0
     groups: int
     chosen_groups: int

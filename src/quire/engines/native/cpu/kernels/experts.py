@@ -167,7 +167,10 @@ def choose_experts(task: int, tasks: int, experts: Experts, rows: int) -> None:
             weight = get_float32(weights, rank)
             if experts.is_normalised:
                 weight = weight / total
-            put_float32(weights, rank, weight * experts.scale)
+            weight = weight * experts.scale
+            if experts.expert_scales:
+                weight = weight * get_float32(experts.expert_scales, get_int32(ids, rank))
+            put_float32(weights, rank, weight)
 
 
 # ---- the rows of each expert

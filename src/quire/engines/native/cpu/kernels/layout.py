@@ -21,13 +21,14 @@ TILE_PAIRS = (
 COLUMN_GRAIN = 16  # columns that fill a cache line: two threads seldom write to the same one
 BLOCK_SIZES = (16, 32, 64, 128)  # each holds whole registers, and CHUNK holds whole blocks
 
-SILU, GELU_TANH, CLAMPED_SWIGLU = range(3)  # activations of an FFN
+SILU, GELU_TANH, CLAMPED_SWIGLU, NO_ACTIVATION = range(4)  # of an FFN
 SOFTMAX, SIGMOID, SIGMOID_OF_CHOSEN = range(3)  # what a router makes of its logits
 KV_FLOAT32, KV_FLOAT16, KV_INT8 = range(3)  # kinds of KV caches
 QUANT_BLOCK = 16  # columns of a quantised map that are stored together
 # The linear maps of a layer, by role. Those of one input follow each other: q, k, v and, in layers with
 # gates, z, rate and decay; gate and up; q_a and kv_a.
-LINEARS = ("q", "k", "v", "z", "rate", "decay", "o", "gate", "up", "down", "q_a", "kv_a", "q_b")
+LINEARS = ("q", "k", "v", "z", "rate", "decay", "o", "gate", "up", "down", "q_a", "kv_a", "q_b",
+           "layer_inputs", "layer_gate", "layer_out", "laurel_left", "laurel_right")  # fmt: skip
 UNROUNDED = ("rate", "decay")  # small ones that stay floats: errors of a state's add up
 
 # What the threads of a step share: the number of the step that runs, or 0; the number of threads

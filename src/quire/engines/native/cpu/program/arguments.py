@@ -112,6 +112,11 @@ class Step(Struct):
     attention_out: int
     gate: int
     up: int
+    layer_inputs: int  # (rows, layers * size), of models that have some
+    beside: (
+        int  # (rows, hidden), of models with experts beside dense FFNs, or LAuReL beside attention
+    )
+    streams: int  # (streams, rows, hidden), of models with AltUp
     tiles: int  # (tiles, 3) int64: see `attention.plan_tiles`
     tile_count: int
     # The batch.
@@ -181,12 +186,14 @@ class Projection(Struct):
     head_dim: int
     value_dim: int
     norm: int  # (hidden,), or 0
+    units: int  # heads of queries, keys, values and gates that are made of the norm
     q: LinearMap
-    k: LinearMap
-    v: LinearMap
+    k: LinearMap | None  # None: the keys and values of another layer are used
+    v: LinearMap | None  # None: what `k` makes are the values too
     z: LinearMap | None  # the gate of what attention gives, computed into `step.gate`
     q_norm: int  # (head_dim,), or (heads * head_dim,) with `norms_widths`, or 0
     k_norm: int
+    v_norm: int  # (value_dim,), or 0
     norms_widths: bool  # a norm is over all heads of a row
     norms_last: bool  # the norms of heads come after the rotary embedding
     angles: Angles | None
@@ -291,6 +298,7 @@ class Output(Struct):
 
     linear: LinearMap
     post_norm: int  # (hidden,), or 0
+    stream_scale: float  # what the sum is multiplied by, after a norm
     entry: int
 
 
@@ -304,6 +312,8 @@ class DenseFfn(Struct):
     gate: LinearMap
     up: LinearMap
     activation: int
+    cutoff: float  # of `cut_gate`, with its activation; `dense_gate` has none then
+    cut_activation: int
     gate_entry: int  # of adapters; that for up follows
     down: Output
 
@@ -311,6 +321,73 @@ class DenseFfn(Struct):
 (GATE_NORM, GATE_ROWS, GATE_LORA, GATE_COLUMNS, GATE_PHASES) = range(5)
 (ROUTE_NORM, ROUTE_ROWS, ROUTE_SCORES, ROUTE_CHOICE, ROUTE_GROUPS, ROUTE_PHASES) = range(6)
 (EXPERTS_GATE, EXPERTS_DOWN, EXPERTS_SUM, EXPERTS_PHASES) = range(4)
+
+
+class LayerInputs(Struct):
+    """`layer_inputs`: what each layer gets of a token besides the residual stream."""
+
+    linear: LinearMap  # (layers * layer_size, hidden)
+    entry: int
+    norm: int  # (layer_size,)
+    table: int  # (vocabulary, layers * layer_size)
+    is_bfloat16: bool
+    vocabulary: int
+    layers: int
+    layer_size: int
+    scale: float  # of what the map gives, before the norm
+    table_scale: float
+    sum_scale: float
+
+
+(INPUTS_ROWS, INPUTS_LORA, INPUTS_LAYERS, INPUTS_PHASES) = range(4)
+
+
+class LayerGate(Struct):
+    """`layer_gate` and `layer_out`: how a layer uses its part of these."""
+
+    gate: LinearMap  # (size, hidden)
+    entry: int
+    activation: int
+    first: int  # of the layer's part of a row
+    width: int  # of a row
+    streams: int  # of `altup_out`, which adds to all of them but the first
+    out: Output
+
+
+(LAYER_GATE_ROWS, LAYER_GATE_LORA, LAYER_GATE_COLUMNS, LAYER_GATE_PHASES) = range(4)
+
+
+class AltUpEnds(Struct):
+    """`altup_start` and `altup_end`: all streams from the first, and one from all."""
+
+    streams: int
+    maps: Structs[LinearMap]  # of each but the first: (hidden, hidden)
+
+
+class AltUp(Struct):
+    """`altup_predict` and `altup_correct`: what a layer does with all streams, before and after."""
+
+    streams: int
+    active: int
+    router_norm: int  # (hidden,)
+    router: LinearMap  # (streams, hidden)
+    prediction: LinearMap  # (streams * streams, streams)
+    correction: LinearMap  # (streams, streams)
+    output_scale: int  # (hidden,), or 0
+
+
+class Laurel(Struct):
+    """`laurel`: a map of low rank beside attention."""
+
+    active: int
+    norm: int  # (hidden,)
+    left: LinearMap  # (rank, hidden)
+    entry: int
+    right: Output
+
+
+(ALTUP_MAPS, ALTUP_ROWS, ALTUP_END_PHASES) = range(3)
+(LAUREL_NORM, LAUREL_ROWS, LAUREL_LORA, LAUREL_COLUMNS, LAUREL_RIGHT) = range(5)
 
 
 class Head(Struct):
@@ -338,8 +415,19 @@ PHASES: Mapping[str, int] = {
     "latent_values": VALUE_PHASES,
     "dense_gate": GATE_PHASES,
     "dense_down": OUTPUT_PHASES,
+    "dense_beside": OUTPUT_PHASES,
     "route": ROUTE_PHASES,
     "add_experts": EXPERTS_PHASES,
+    "layer_inputs": INPUTS_PHASES,
+    "layer_gate": LAYER_GATE_PHASES,
+    "layer_out": OUTPUT_PHASES,
+    "altup_start": ALTUP_END_PHASES,
+    "altup_predict": 1,
+    "altup_correct": 1,
+    "altup_out": OUTPUT_PHASES,
+    "altup_end": ALTUP_END_PHASES,
+    "laurel": LAUREL_RIGHT + OUTPUT_PHASES,
+    "cut_gate": 1,
     "logits": HEAD_PHASES,
 }
 """The number of phases of each operation, by the name of its kernel."""

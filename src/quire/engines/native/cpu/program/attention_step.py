@@ -10,7 +10,13 @@ from quire.engines.native.cpu.kernels.activations import multiply_by_sigmoid
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.attention import attention, store_keys, store_values
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
-from quire.engines.native.cpu.kernels.rowwise import rms_norm, rotate_heads, task_range
+from quire.engines.native.cpu.kernels.rowwise import (
+    copy_row,
+    normalise_row,
+    rms_norm,
+    rotate_heads,
+    task_range,
+)
 from quire.engines.native.cpu.kernels.simd import NO, get_int64
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import Attention, Output, Projection, Step
@@ -82,6 +88,28 @@ def _finish_keys(
                step.num_blocks)  # fmt: skip
 
 
+@kernel
+def _finish_values(step: Step, own: Projection, first: int, end: int) -> None:
+    """Norm of some heads of the values, if they have one; then they are written to the cache."""
+    rows, heads, size, values = step.rows, own.kv_heads, own.value_dim, step.values
+    if own.v_norm:
+        for row in range(rows):
+            for head in range(first, end):
+                address = values + 4 * (row * heads + head) * size
+                normalise_row(address, own.v_norm, address, size, step.eps)
+    store_values(values, rows, heads, size, first, end, step.slots, step.block_size, step.kv_kind,
+                 own.v_cache, step.num_blocks)  # fmt: skip
+
+
+@kernel
+def _copy_keys_to_values(step: Step, own: Projection, first: int, end: int) -> None:
+    """Values of some heads = their keys, as the map has made them."""
+    size = own.head_dim
+    for row in range(step.rows):
+        offset = 4 * (row * own.kv_heads + first) * size
+        copy_row(step.keys + offset, step.values + offset, (end - first) * size)
+
+
 # ---- queries, keys and values
 
 
@@ -117,6 +145,9 @@ def _project_task(
     if first < min(end, kv_heads):
         last = min(end, kv_heads)
         _project_columns(step, own, own.k, _K, normed, quantized, step.keys, size, first, last)
+        if not own.v:
+            _copy_keys_to_values(step, own, first, last)
+            _finish_values(step, own, first, last)
         if not own.norms_widths:
             _finish_keys(step, own, first, last, own.k_norm, 0, rows)
     first, end = max(first - kv_heads, 0), end - kv_heads
@@ -124,8 +155,7 @@ def _project_task(
     if first < min(end, kv_heads):
         last = min(end, kv_heads)
         _project_columns(step, own, own.v, _V, normed, quantized, step.values, size, first, last)
-        store_values(step.values, rows, kv_heads, size, first, last, step.slots,
-                     step.block_size, step.kv_kind, own.v_cache, step.num_blocks)  # fmt: skip
+        _finish_values(step, own, first, last)
     first, end = max(first - kv_heads, 0), end - kv_heads
     if own.z and first < end:
         _project_columns(step, own, own.z, _Z, normed, quantized, step.gate, size, first, end)
@@ -153,11 +183,15 @@ def project(thread: int, step: Step, own: Projection, first_phase: int) -> None:
     """Norm, queries, keys, values and gates, rotary embedding, and the write to the cache."""
     x, rows = step.residual, step.rows
     norm_phase(step, x, rows, own.norm, first_phase + arguments.PROJECT_NORM)
-    quantized_map = quantized_map_of(own.q, quantized_map_of(own.k, own.v))
-    maps, units = _Z, own.heads + 2 * own.kv_heads
+    quantized_map = own.q
+    if own.k:
+        quantized_map = quantized_map_of(quantized_map, own.k)
+    if own.v:
+        quantized_map = quantized_map_of(quantized_map, own.v)
+    maps = _Z
     if own.z:
         quantized_map = quantized_map_of(quantized_map, own.z)
-        maps, units = _Z + 1, units + own.heads
+        maps = _Z + 1
     quantize_phase(step, quantized_map, phase_input(step, x, own.norm), rows,
                    first_phase + arguments.PROJECT_ROWS)  # fmt: skip
     # Adapters read the norm in a phase before the first task. Without them, a thread that finds no
@@ -168,6 +202,7 @@ def project(thread: int, step: Step, own: Projection, first_phase: int) -> None:
         layer_products(step, own.entry, maps, normed, first_phase + arguments.PROJECT_LORA)
     phase = first_phase + arguments.PROJECT_HEADS
     # Whole heads are the units: a task that had part of one could neither norm nor rotate it.
+    units = own.units
     counters, tasks = counters_of(step, phase), num_tasks(step, units)
     task = take_task(counters)
     if task < tasks and not normed:

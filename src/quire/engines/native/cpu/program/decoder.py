@@ -31,8 +31,24 @@ KERNELS = {
     "latent_values": "program.latent_step:latent_values",
     "dense_gate": "program.ffn_step:dense_gate",
     "dense_down": "program.ffn_step:dense_down",
+    "dense_beside": "program.ffn_step:dense_beside",
     "route": "program.ffn_step:route",
     "add_experts": "program.ffn_step:add_experts",
+    "layer_inputs": "program.layer_inputs_step:layer_inputs",
+    "layer_gate": "program.layer_inputs_step:layer_gate",
+    "layer_out": "program.layer_inputs_step:layer_out",
+    **{
+        name: f"program.altup_step:{name}"
+        for name in (
+            "altup_start",
+            "altup_predict",
+            "laurel",
+            "cut_gate",
+            "altup_correct",
+            "altup_out",
+            "altup_end",
+        )
+    },
     "logits": "program.step:logits",
     "linear_float32": "kernels.linear:columns_float32",
     "linear_bfloat16": "kernels.linear:columns_bfloat16",
@@ -85,17 +101,42 @@ def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
         layout.KV_INT8: "attend_int8",
     }[kv_kind]
     operations: list[tuple[str, int | None]] = [("embed", None)]
+    if spec.layer_inputs:
+        operations.append(("layer_inputs", None))
+    if spec.altup:
+        operations.append(("altup_start", None))
     for layer in range(spec.num_layers):
-        is_sparse = spec.experts is not None and spec.experts.sparse[layer]
-        ffn = ("route", "add_experts") if is_sparse else ("dense_gate", "dense_down")
         mixer = spec.mixer(layer)
         mixing = MIXERS[type(mixer)] if mixer else ("project", ATTEND)
         names = (attend if name == ATTEND else name for name in mixing)
-        operations += [(name, layer) for name in (*names, "attention_output", *ffn)]
+        if spec.altup:
+            operations.append(("altup_predict", layer))
+        operations += [(name, layer) for name in (*names, "attention_output", *_ffn(spec, layer))]
+    if spec.altup:
+        operations.append(("altup_end", None))
     phase = STEP_PHASES
     for kernel, layer in (*operations, ("logits", None)):
         yield Operation(kernel, layer, phase)
         phase += PHASES[kernel]
+
+
+def _ffn(spec: DecoderSpec, layer: int) -> Iterator[str]:
+    """The operations of a layer that follow attention."""
+    experts = spec.sparse_ffn(layer)
+    if spec.altup:
+        yield "laurel"
+    if experts is None:
+        yield "dense_gate"
+        if spec.gate_cutoff(layer) is not None:
+            yield "cut_gate"
+        yield "dense_down"
+    else:
+        yield from ("dense_gate", "dense_beside") if experts.beside_dense else ()
+        yield from ("route", "add_experts")
+    if spec.altup:
+        yield from ("altup_correct", "layer_gate", "altup_out")
+    elif spec.layer_inputs:
+        yield from ("layer_gate", "layer_out")
 
 
 def num_phases(program: Sequence[Operation]) -> int:

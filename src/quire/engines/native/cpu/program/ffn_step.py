@@ -8,7 +8,7 @@ from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap
 from quire.engines.native.cpu.kernels.experts import choose_experts, group_rows
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SILU
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
-from quire.engines.native.cpu.kernels.rowwise import rms_norm, task_range
+from quire.engines.native.cpu.kernels.rowwise import add_rows, rms_norm, task_range
 from quire.engines.native.cpu.kernels.simd import NO
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import DenseFfn, LoraBatch, Step
@@ -20,10 +20,12 @@ from quire.engines.native.cpu.program.expert_ffns import (
 )
 from quire.engines.native.cpu.program.linear_phases import (
     add_normed,
+    add_normed_rows,
     add_to_residual,
     is_added_apart,
     norm_phase,
     normed_rows,
+    output_columns,
     phase_input,
     prepared_in_phase,
     quantize_phase,
@@ -98,13 +100,20 @@ def dense_down(thread: int, step: Step, own: DenseFfn, phase: int) -> None:
     add_to_residual(thread, step, own.down, step.gate, phase)
 
 
+@kernel
+def dense_beside(thread: int, step: Step, own: DenseFfn, phase: int) -> None:
+    """The second half of a dense FFN beside experts: `add_experts` adds both."""
+    output_columns(thread, step, own.down, step.gate, step.beside, NO, phase)
+
+
 # ---- sparse
 
 
 @kernel
 def route(thread: int, step: Step, experts: Experts, phase: int) -> None:
     """Norm, then the experts of each row, then the rows of each expert."""
-    x, rows, norm = step.residual, step.rows, experts.norm
+    x, rows, own_norm = step.residual, step.rows, experts.router_norm
+    norm = own_norm if own_norm else experts.norm
     norm_phase(step, x, rows, norm, phase + arguments.ROUTE_NORM)
     quantized_map = experts.router
     if experts.shared_score:
@@ -119,7 +128,7 @@ def route(thread: int, step: Step, experts: Experts, phase: int) -> None:
     while task <= parts:  # one task more than there are parts of columns
         if task < parts:
             router_scores(task, parts, thread, experts, normed, quantized, rows, step.adapters)
-        elif norm and not prepared_in_phase(step, rows):
+        elif norm and not own_norm and not prepared_in_phase(step, rows):
             # The experts gather their rows from `normed`, also if each thread has normed them all.
             rms_norm(0, 1, x, rows, step.hidden, norm, step.eps, step.normed)
         task = next_task(counters)
@@ -128,6 +137,8 @@ def route(thread: int, step: Step, experts: Experts, phase: int) -> None:
     task = take_task(counters)
     while task < tasks:
         choose_experts(task, tasks, experts, rows)
+        if own_norm:  # the router has read its norm, and the experts read another
+            rms_norm(task, tasks, x, rows, step.hidden, experts.norm, step.eps, step.normed)
         task = next_task(counters)
     wait_for_phase(step, phase + arguments.ROUTE_CHOICE, tasks)
     counters = counters_of(step, phase + arguments.ROUTE_GROUPS)
@@ -136,6 +147,21 @@ def route(thread: int, step: Step, experts: Experts, phase: int) -> None:
         group_rows(experts, rows)
         finish_task(counters)
     wait_for_phase(step, phase + arguments.ROUTE_GROUPS, 1)
+
+
+@kernel
+def _add_beside(step: Step, experts: Experts, phase: int) -> None:
+    """Norm the outputs of the experts and of the dense FFN beside them, and add them."""
+    rows, hidden, normed, beside = step.rows, step.hidden, step.normed, step.beside
+    counters, tasks = counters_of(step, phase), num_tasks(step, rows)
+    task = take_task(counters)
+    while task < tasks:
+        rms_norm(task, tasks, normed, rows, hidden, experts.output_norm, step.eps, normed)
+        rms_norm(task, tasks, beside, rows, hidden, experts.dense_norm, step.eps, beside)
+        add_rows(task, tasks, beside, rows, hidden, 1.0, normed)
+        add_normed_rows(task, tasks, step, experts.post_norm, experts.stream_scale)
+        task = next_task(counters)
+    wait_for_phase(step, phase, tasks)
 
 
 @kernel
@@ -167,5 +193,7 @@ def add_experts(thread: int, step: Step, experts: Experts, phase: int) -> None:
                      step.adapters)  # fmt: skip
         task = next_task(counters)
     wait_for_phase(step, phase + arguments.EXPERTS_DOWN, tasks)
-    if apart:
-        add_normed(step, experts.post_norm, phase + arguments.EXPERTS_SUM)
+    if experts.dense_norm:
+        _add_beside(step, experts, phase + arguments.EXPERTS_SUM)
+    elif apart:
+        add_normed(step, experts.post_norm, experts.stream_scale, phase + arguments.EXPERTS_SUM)

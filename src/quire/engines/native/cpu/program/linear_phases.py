@@ -11,7 +11,7 @@ from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.linear import is_quantized, linear, quantize_for
-from quire.engines.native.cpu.kernels.rowwise import add_rows, rms_norm, task_range
+from quire.engines.native.cpu.kernels.rowwise import add_rows, rms_norm, scale_rows, task_range
 from quire.engines.native.cpu.kernels.simd import NO, YES
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import Output, Step
@@ -112,26 +112,35 @@ def is_added_apart(step: Step, post_norm: int) -> bool:
 
 
 @kernel
-def add_normed(step: Step, norm: int, phase: int) -> None:
-    """Add `step.normed` to the residual stream, after its norm if there is one, and times the scale."""
+def add_normed_rows(task: int, tasks: int, step: Step, norm: int, stream_scale: float) -> None:
+    """Add a task's rows of `step.normed` to the residual stream, after their norm if there is one, and
+    times the scale. Then the stream is multiplied by `stream_scale`.
+    """
     rows, hidden, x = step.rows, step.hidden, step.normed
-    counters, tasks = counters_of(step, phase), num_tasks(step, rows)
+    if norm:
+        rms_norm(task, tasks, x, rows, hidden, norm, step.eps, x)
+    add_rows(task, tasks, x, rows, hidden, step.residual_scale, step.residual)
+    if stream_scale != 1:
+        scale_rows(task, tasks, step.residual, rows, hidden, stream_scale)
+
+
+@kernel
+def add_normed(step: Step, norm: int, stream_scale: float, phase: int) -> None:
+    """`add_normed_rows` of all rows."""
+    counters, tasks = counters_of(step, phase), num_tasks(step, step.rows)
     task = take_task(counters)
     while task < tasks:
-        if norm:
-            rms_norm(task, tasks, x, rows, hidden, norm, step.eps, x)
-        add_rows(task, tasks, x, rows, hidden, step.residual_scale, step.residual)
+        add_normed_rows(task, tasks, step, norm, stream_scale)
         task = next_task(counters)
     wait_for_phase(step, phase, tasks)
 
 
 @kernel
-def add_to_residual(thread: int, step: Step, output: Output, x: int, first_phase: int) -> None:
-    """Add a linear map of x to the residual stream: at once, or after a norm or a scale."""
+def output_columns(
+    thread: int, step: Step, output: Output, x: int, out: int, adds: int, first_phase: int
+) -> None:
+    """`out` = a linear map of x, or `out` += that if it `adds`."""
     layer_products(step, output.entry, 1, x, first_phase + arguments.OUTPUT_LORA)
-    apart = is_added_apart(step, output.post_norm)
-    # `normed` is free for the output: when x is complete, nobody reads the norm there any more.
-    out = step.normed if apart else step.residual
     rows, linear_map = step.rows, output.linear
     quantize_phase(step, linear_map, x, rows, first_phase + arguments.OUTPUT_ROWS)
     phase = first_phase + arguments.OUTPUT_COLUMNS
@@ -141,10 +150,19 @@ def add_to_residual(thread: int, step: Step, output: Output, x: int, first_phase
     # A thread that finds no task left does not round the rows in vain.
     quantized = quantized_rows(thread, step, linear_map, x, rows) if task < tasks else 0
     while task < tasks:
-        linear(task, tasks, x, quantized, rows, linear_map, out, NO if apart else YES)
+        linear(task, tasks, x, quantized, rows, linear_map, out, adds)
         first, end = task_range(task, tasks, columns, layout.COLUMN_GRAIN)
         add_lora(step.adapters, output.entry, 0, out, columns, first, end)
         task = next_task(counters)
     wait_for_phase(step, phase, tasks)
-    if apart:
-        add_normed(step, output.post_norm, first_phase + arguments.OUTPUT_SUM)
+
+
+@kernel
+def add_to_residual(thread: int, step: Step, output: Output, x: int, first_phase: int) -> None:
+    """Add a linear map of x to the residual stream: at once, or after a norm or a scale."""
+    if not is_added_apart(step, output.post_norm):
+        output_columns(thread, step, output, x, step.residual, YES, first_phase)
+        return
+    # `normed` is free for the output: when x is complete, nobody reads the norm there any more.
+    output_columns(thread, step, output, x, step.normed, NO, first_phase)
+    add_normed(step, output.post_norm, output.stream_scale, first_phase + arguments.OUTPUT_SUM)

@@ -15,11 +15,17 @@ def projection(weights: Weights, layer: int, memory: LayerMemory) -> Projection:
     spec, tensors, made = weights.spec, weights.layers[layer], Projection()
     _fill_shape(made, spec, layer)
     made.norm = address_of(tensors.get("attention_norm"))
-    made.q, made.k, made.v = (linear_map(tensors, role) for role in ("q", "k", "v"))
+    made.q = linear_map(tensors, "q")
+    made.k, made.v = (linear_map(tensors, role) if role in tensors else None for role in ("k", "v"))
     if spec.gated_attention:
         made.z = linear_map(tensors, "z")
+    maps = (made.q, made.k, made.v, made.z)
+    assert made.v or not made.z  # the heads of gates follow those of values
+    heads = (made.heads, made.kv_heads, made.kv_heads, made.heads)
+    made.units = sum(count for count, one in zip(heads, maps, strict=True) if one is not None)
     made.q_norm = address_of(tensors.get("q_norm"))
     made.k_norm = address_of(tensors.get("k_norm"))
+    made.v_norm = address_of(tensors.get("v_norm"))
     made.norms_widths, made.norms_last = spec.width_norms, spec.norms_after_rope
     rope = spec.rope_of(layer)
     if rope is not None:
@@ -28,7 +34,7 @@ def projection(weights: Weights, layer: int, memory: LayerMemory) -> Projection:
     made.is_interleaved = spec.interleaved_rope
     made.scale = spec.attention_scale
     made.query_factors = memory.query_factors if spec.scales_queries(layer) else None
-    made.k_cache, made.v_cache = memory.cache_addresses(layer)
+    made.k_cache, made.v_cache = memory.cache_addresses(spec.kv_source(layer))
     made.entry = lora_entry(layer, "q")
     return made
 
@@ -37,7 +43,7 @@ def attention(weights: Weights, layer: int, memory: LayerMemory) -> Attention:
     """What attention over the cache is told."""
     spec, made = weights.spec, Attention()
     _fill_shape(made, spec, layer)
-    made.k_cache, made.v_cache = memory.cache_addresses(layer)
+    made.k_cache, made.v_cache = memory.cache_addresses(spec.kv_source(layer))
     made.window, made.is_chunked = spec.windows[layer], spec.chunked_windows
     made.cap = spec.attention_cap
     step = memory.step

@@ -12,7 +12,7 @@ from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap
 from quire.engines.native.cpu.program.arguments import DenseFfn
-from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, output_of
+from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, output_of, stream_scale
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, fill_map
 from quire.engines.native.models.layers.experts import ExpertsSpec, Scores
@@ -33,7 +33,10 @@ def dense_ffn(weights: Weights, layer: int) -> DenseFfn:
     tensors, made = weights.layers[layer], DenseFfn()
     made.norm = address_of(tensors.get("ffn_norm"))
     made.gate, made.up = linear_map(tensors, "gate"), linear_map(tensors, "up")
-    made.activation = ACTIVATIONS[weights.spec.activation]
+    made.activation = made.cut_activation = ACTIVATIONS[weights.spec.activation]
+    cutoff = weights.spec.gate_cutoff(layer)
+    if cutoff is not None:
+        made.activation, made.cutoff = layout.NO_ACTIVATION, cutoff
     made.gate_entry = lora_entry(layer, "gate")
     made.down = output_of(weights, layer, "down", "post_ffn_norm")
     return made
@@ -45,8 +48,12 @@ def sparse_ffn(weights: Weights, layer: int, scratch: ExpertScratch | None) -> E
     assert spec.experts is not None
     assert scratch is not None
     made = make_experts(spec.experts, tensors, scratch)
-    made.norm = address_of(tensors.get("ffn_norm"))
+    beside = spec.experts.beside_dense
+    made.norm = address_of(tensors.get("experts_norm" if beside else "ffn_norm"))
     made.post_norm = address_of(tensors.get("post_ffn_norm"))
+    made.output_norm = address_of(tensors.get("experts_output_norm"))
+    made.dense_norm = address_of(tensors.get("dense_norm"))
+    made.stream_scale = stream_scale(weights, layer, "down")
     made.activation = ACTIVATIONS[spec.activation]
     made.first_entry = layer * layout.expert_entries(spec.experts.total)
     return made
@@ -85,9 +92,9 @@ def make_experts(spec: ExpertsSpec, tensors: Mapping[str, Any], scratch: ExpertS
     made.router, made.scores = linear_map(tensors, "router"), _SCORES[router.scores]
     made.is_normalised, made.least_sum = router.normalised, router.least_sum
     made.scale, made.weights_inputs = router.scale, router.weights_inputs
-    correction = tensors.get("router_correction")
-    assert correction is None or isinstance(correction, np.ndarray)
-    made.correction = address_of(correction)
+    made.correction = address_of(_vector(tensors, "router_correction"))
+    made.router_norm = address_of(_vector(tensors, "router_norm"))
+    made.expert_scales = address_of(_vector(tensors, "expert_scales"))
     made.groups, made.chosen_groups = router.groups, router.chosen_groups
     made.is_best_only = router.group_score == "best"
     if spec.shared_gated:
@@ -99,6 +106,13 @@ def make_experts(spec: ExpertsSpec, tensors: Mapping[str, Any], scratch: ExpertS
     for field, array in scratch.arrays.items():
         setattr(made, field, address_of(array))
     return made
+
+
+def _vector(tensors: Mapping[str, Tensor], role: str) -> NDArray[Any] | None:
+    """A vector; None if the layer has none."""
+    vector = tensors.get(role)
+    assert vector is None or isinstance(vector, np.ndarray)
+    return vector
 
 
 def expert_scratch_bytes(spec: ExpertsSpec, rows: int) -> int:

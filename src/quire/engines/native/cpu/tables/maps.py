@@ -22,9 +22,18 @@ def lora_entry(layer: int, role: str) -> int:
     return layout.FIRST_LAYER_ENTRY + index
 
 
+def stream_scale(weights: Weights, layer: int, role: str) -> float:
+    """What the residual stream is multiplied by after the output of a linear map, the layer's last or not."""
+    spec = weights.spec
+    if not spec.layer_scales or role != ("layer_out" if spec.layer_inputs else "down"):
+        return 1.0
+    return float(weights.layers[layer]["layer_scale"][0])
+
+
 def output_of(weights: Weights, layer: int, role: str, post_norm: str) -> Output:
     tensors, made = weights.layers[layer], Output()
     made.linear = linear_map(tensors, role)
     made.post_norm = address_of(tensors.get(post_norm))
+    made.stream_scale = stream_scale(weights, layer, role)
     made.entry = lora_entry(layer, role)
     return made

@@ -24,10 +24,12 @@ from quire.engines.native.cpu.program.arguments import (
 )
 from quire.engines.native.cpu.program.decoder import ATTEND, Operation, decoder_program, num_phases
 from quire.engines.native.cpu.program.machine_code import kernel_address
+from quire.engines.native.cpu.tables.altup import altup, altup_end, altup_start, laurel
 from quire.engines.native.cpu.tables.attention import attention, projection
 from quire.engines.native.cpu.tables.delta_net import delta_net
 from quire.engines.native.cpu.tables.ffn import ExpertScratch, dense_ffn, sparse_ffn
 from quire.engines.native.cpu.tables.latent_attention import latent_attention
+from quire.engines.native.cpu.tables.layer_inputs import layer_gate, layer_inputs
 from quire.engines.native.cpu.tables.maps import linear_map, output_of
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
@@ -41,6 +43,11 @@ from quire.engines.native.models.spec import DecoderSpec
 
 _SECOND_HALVES = {
     "dense_down": "dense_gate",
+    "dense_beside": "dense_gate",
+    "layer_out": "layer_gate",
+    "altup_out": "layer_gate",
+    "altup_correct": "altup_predict",
+    "cut_gate": "dense_gate",
     "add_experts": "route",
     "delta_rule": "project_delta",
     "latent_queries": "latent_project",
@@ -59,6 +66,9 @@ _LAYERS: dict[str, _Fill] = {
         weights, layer, "o", "post_attention_norm"
     ),
     "dense_gate": lambda weights, layer, _: dense_ffn(weights, layer),
+    "altup_predict": lambda weights, layer, _: altup(weights, layer),
+    "laurel": lambda weights, layer, _: laurel(weights, layer),
+    "layer_gate": lambda weights, layer, _: layer_gate(weights, layer),
     "route": lambda weights, layer, memory: sparse_ffn(weights, layer, memory.expert_scratch),
 }
 """What fills the arguments of a layer's operations; the others have those of the one before."""
@@ -68,6 +78,14 @@ def scratch_widths(spec: DecoderSpec) -> dict[str, int]:
     """The columns that a step needs of each of its arrays of activations."""
     widths = {"residual": spec.hidden_size, "normed": spec.hidden_size}
     widths["gate"] = widths["up"] = spec.ffn_width
+    if spec.layer_inputs:
+        widths["layer_inputs"] = spec.num_layers * spec.layer_inputs.size
+    if spec.altup or (spec.experts and spec.experts.beside_dense):
+        widths["beside"] = spec.hidden_size
+    if spec.altup:
+        widths["streams"] = spec.altup.streams * spec.hidden_size
+        # The maps of the last operation leave what they make there.
+        widths["gate"] = max(widths["gate"], (spec.altup.streams - 1) * spec.hidden_size)
     for layer in range(spec.num_layers):
         shape, mixer = spec.shape(layer), spec.mixer(layer)
         if mixer:
@@ -160,7 +178,7 @@ class ModelTables:
     def _arguments_of(self, operation: Operation, weights: Weights) -> Struct:
         kernel, layer = operation.kernel, operation.layer
         if layer is None:
-            return _head(weights) if kernel == "logits" else _embeddings(weights)
+            return _GLOBAL[kernel](weights)
         assert self._memory is not None
         name = ATTEND if kernel.startswith(ATTEND + "_") else kernel
         return _LAYERS[name](weights, layer, self._memory)
@@ -224,6 +242,16 @@ def _head(weights: Weights) -> Head:
         made.linear = linear_map(weights.tensors, "head")
     made.scale, made.cap = weights.spec.logits_scale, weights.spec.logits_cap
     return made
+
+
+_GLOBAL: dict[str, Callable[[Weights], Struct]] = {
+    "embed": _embeddings,
+    "layer_inputs": layer_inputs,
+    "altup_start": altup_start,
+    "altup_end": altup_end,
+    "logits": _head,
+}
+"""What fills the arguments of the operations that are of no layer."""
 
 
 def _quantized_row_bytes(weights: Weights) -> int:

@@ -34,6 +34,9 @@ from quire.weights.safetensors import (
 
 WeightsDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+TABLES = ("embeddings", "layer_embeddings")
+"""Roles of matrices that are looked up row by row."""
+
 MEMORY_SHARE = 4
 """Weights are copied into huge pages if they take less than this part of the free memory."""
 
@@ -139,10 +142,13 @@ def load_weights(
 
 
 def _unit_norms(spec: DecoderSpec, layer: int) -> dict[str, NDArray[np.float32]]:
-    """Norms of heads that have no weights in a folder: see `DecoderSpec.unit_norms`."""
-    if not spec.unit_norms or spec.rope_of(layer) is None:
-        return {}
-    return dict.fromkeys(("q_norm", "k_norm"), np.ones(spec.shape(layer).head_dim, np.float32))
+    """Norms of heads that have no weights in a folder: see `DecoderSpec.unit_norms`, `value_norms`."""
+    shape, norms = spec.shape(layer), dict[str, NDArray[np.float32]]()
+    if spec.unit_norms and spec.rope_of(layer) is not None:
+        norms |= dict.fromkeys(("q_norm", "k_norm"), np.ones(shape.head_dim, np.float32))
+    if spec.value_norms and spec.kv_source(layer) == layer:
+        norms["v_norm"] = np.ones(shape.value_dim, np.float32)
+    return norms
 
 
 class _TensorReader(Protocol):
@@ -183,7 +189,7 @@ class _FolderReader:
         source, packer, dtype = self._source, self._packer, self._dtype
         if self._blocks.has(tensor):
             return self._blocks.read(tensor)
-        kind = "Embedding" if tensor.role == "embeddings" else "Linear"
+        kind = "Embedding" if tensor.role in TABLES else "Linear"
         quantized = read_quantized(
             source, tensor.name, tensor.stored_shape, self._spec.quantization, kind
         )
@@ -199,13 +205,16 @@ class _FolderReader:
         if packer.rounds(tensor.role) and self._packs(tensor.role):
             return packer.round(tensor, stored.values)
         values = convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
+        if tensor.factor != 1:
+            values = values * np.float32(tensor.factor)
         return values + np.float32(tensor.offset) if tensor.offset else values
 
     def _packs(self, role: str) -> bool:
         # Embeddings are looked up row by row, which no packed matrix can do, and none can grow. Maps of
         # single heads are too small to be rounded for.
-        of_head = role.startswith(("k.", "v."))
-        return role != "embeddings" and not of_head and not (self._grows and role == "head")
+        # So are those of AltUp.
+        is_small = role.startswith(("k.", "v.", "altup_"))
+        return role not in TABLES and not is_small and not (self._grows and role == "head")
 
     def read_tied_head(self, embeddings: Tensor) -> Tensor:
         """The head that is tied to the embeddings: the same array, or one that is rounded."""
@@ -337,8 +346,17 @@ def check_files(weights: Weights) -> None:
 
 def embedding_scale(weights: Weights) -> np.float32:
     """What embeddings are multiplied by; see `DecoderSpec.round_embedding_scale`."""
-    scale = np.float32(weights.spec.embedding_scale)
-    table = weights.tensors["embeddings"]
+    return _scale_of(weights, "embeddings", weights.spec.embedding_scale)
+
+
+def layer_embedding_scale(weights: Weights) -> np.float32:
+    """The same of the embeddings of layers."""
+    inputs = weights.spec.layer_inputs
+    return _scale_of(weights, "layer_embeddings", inputs.embedding_scale if inputs else 1.0)
+
+
+def _scale_of(weights: Weights, role: str, value: float) -> np.float32:
+    scale, table = np.float32(value), weights.tensors[role]
     is_bfloat16 = isinstance(table, np.ndarray) and table.dtype == np.uint16
     if weights.spec.round_embedding_scale and is_bfloat16:
         return widen(round_to_bfloat16(np.array([scale])))[0]

@@ -47,6 +47,14 @@ class ExpertNames:
     """The last two dimensions of the fused tensors are in the other order: gate and up are columns."""
     fused_interleaved: bool = False
     """In the fused tensor, the rows of gate and up alternate."""
+    router_norm: str = ""
+    """The weights of a norm of the router's own: the whole name."""
+    expert_scales: str = ""
+    """The factors of `RouterSpec.scales_experts`: the whole name."""
+    input_norm: str = ""
+    """The norms of a sparse FFN beside a dense one: before it, after it, and after the dense one."""
+    output_norm: str = ""
+    dense_norm: str = ""
 
     @property
     def fused_modules(self) -> tuple[str, ...]:
@@ -81,6 +89,10 @@ class RouterSpec:
     """A group is as good as the sum of its two best experts, or as the best one."""
     weights_inputs: bool = False
     """The weights multiply what an expert gets, instead of what it gives."""
+    has_norm: bool = False
+    """The router reads the residual stream by a norm of its own."""
+    scales_experts: bool = False
+    """Each expert has a factor of its own, which its weights are multiplied by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,9 @@ class ExpertsSpec:
     """The shared expert is weighted by the sigmoid of a score of its own."""
     biases: bool = False
     """The linear maps of the router and of the experts have biases."""
+    beside_dense: bool = False
+    """Sparse layers have the dense FFN, too. Each of both has norms of its own, before and after; the norm
+    after the FFN is for their sum."""
     names: ExpertNames = ExpertNames()
 
     @property
@@ -127,10 +142,27 @@ class ExpertsSpec:
             yield self._correction(prefix)
         if self.biases:
             yield TensorSpec("router_bias", f"{prefix}{names.router}.bias", (count,))
+        yield from self._vectors(prefix, hidden)
         for expert in range(count):
             yield from self._expert_tensors(prefix, hidden, expert)
         if self.shared_size:
             yield from self._shared_tensors(prefix, hidden)
+
+    def _vectors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
+        """`router_norm`, `expert_scales`, `experts_norm`, `experts_output_norm`, `dense_norm`, as there are."""
+        names = self.names
+        if self.router.has_norm:
+            name = f"{prefix}{names.router_norm}"
+            yield TensorSpec("router_norm", name, (hidden,), factor=hidden**-0.5)
+        if self.router.scales_experts:
+            yield TensorSpec("expert_scales", f"{prefix}{names.expert_scales}", (self.count,))
+        if self.beside_dense:
+            for role, name in (
+                ("experts_norm", names.input_norm),
+                ("experts_output_norm", names.output_norm),
+                ("dense_norm", names.dense_norm),
+            ):
+                yield TensorSpec(role, f"{prefix}{name}.weight", (hidden,))
 
     def _correction(self, prefix: str) -> TensorSpec:
         names, size = self.names, (self.count,)
