@@ -108,7 +108,7 @@ def make_experts(spec: ExpertsSpec, tensors: Mapping[str, Any], scratch: ExpertS
     return made
 
 
-def _vector(tensors: Mapping[str, Tensor], role: str) -> NDArray[Any] | None:
+def _vector(tensors: Mapping[str, Any], role: str) -> NDArray[Any] | None:
     """A vector; None if the layer has none."""
     vector = tensors.get(role)
     assert vector is None or isinstance(vector, np.ndarray)
