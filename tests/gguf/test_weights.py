@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from quire.engines.native.cpu.weights.mxfp4 import block_rows, is_in_blocks
 from quire.engines.native.models.layers.delta_net import DeltaNetNames, DeltaNetSpec
+from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.registry import read_spec, spec_of
 from quire.engines.native.models.rope import inverse_frequencies
@@ -55,6 +56,15 @@ YARN = {
     "original_max_position_embeddings": 128,
     "beta_fast": 24.0,
     "beta_slow": 2.0,
+}
+# llama.cpp has one number for both scales.
+LATENT_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "mscale": 0.707,
+    "mscale_all_dim": 0.707,
 }
 LINEAR_OF_FULL_LAYERS = {
     "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
@@ -185,6 +195,10 @@ READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_5": ("qwen3_5", {}),
     "qwen3_5_text": ("qwen3_5_text", {}),
     "qwen3_5_moe": ("qwen3_5_moe", {}),
+    "deepseek_v2": ("deepseek_v2", {}),
+    "deepseek_v2 in groups": ("deepseek_v2_groups", {}),
+    "deepseek_v3": ("deepseek_v3", {"rope_parameters": LATENT_YARN}),
+    "youtu": ("youtu", {"rope_parameters": LATENT_YARN}),
 }
 CONVERTED = {**MODELS, **READ_MODELS}
 
@@ -237,6 +251,8 @@ def assert_same_model(folder: Path, file: Path) -> None:
 
 def bare(mixer: TokenMixer | None) -> TokenMixer | None:
     """A mixer without what belongs to the place where its tensors are."""
+    if isinstance(mixer, LatentAttentionSpec):
+        return dataclasses.replace(mixer, is_split=False)
     if not isinstance(mixer, DeltaNetSpec):
         return mixer
     return dataclasses.replace(mixer, names=DeltaNetNames(), tiled_output=False)
@@ -282,7 +298,8 @@ def of_folder(stored: SafetensorsFile, spec: TensorSpec) -> NDArray[Any]:
 def rows(values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     if not spec.rows:
         return values
-    return np.concatenate([values[first:end] for first, end in spec.rows])
+    taken = np.concatenate([values[first:end] for first, end in spec.rows])
+    return taken.T if spec.turned else taken
 
 
 def floats(tensor: GgufTensor) -> NDArray[np.float32]:

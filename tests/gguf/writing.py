@@ -174,6 +174,7 @@ ARCHITECTURES = {
     "chatglm": ("glm",),
     "ernie4_5": ("ernie4_5",),
     "exaone4": ("exaone4", "exaone4_5"),
+    "deepseek2": ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "kimi_k2", "youtu"),
     "dots1": ("dots1",),
     "ernie4_5-moe": ("ernie4_5_moe",),
     "gemma": ("gemma",),
@@ -297,8 +298,24 @@ def _stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> di
             result[name] = interleave(values, text["num_key_value_heads"])
         elif architecture in _SHIFTED and name.endswith("norm.weight"):
             result[name] = values + np.float32("linear_attn." not in name)
+    if architecture == "deepseek2":
+        result = _with_split_maps(result, text)
     if "linear_num_value_heads" in text:
         result = _with_delta_nets(result, text, architecture)
+    return result
+
+
+def _with_split_maps(tensors: dict[str, Array], text: dict[str, Any]) -> dict[str, Array]:
+    """The tensors with the maps of latent attention's heads apart, those of keys on their side."""
+    result: dict[str, Array] = {}
+    for name, stored in tensors.items():
+        if not name.endswith("kv_b_proj.weight"):
+            result[name] = stored
+            continue
+        by_head = stored.reshape(text["num_attention_heads"], -1, stored.shape[-1])
+        k, v = np.split(by_head, [text["qk_nope_head_dim"]], axis=1)
+        result[name.replace("kv_b", "k_b")] = np.ascontiguousarray(k.swapaxes(1, 2))
+        result[name.replace("kv_b", "v_b")] = v
     return result
 
 
@@ -488,6 +505,17 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
     if architecture in ("olmo2", "exaone4") and text.get("sliding_window"):
         types = [one == "sliding_attention" for one in text["layer_types"]]
         keys["attention.sliding_window_pattern"] = types
+    if "kv_lora_rank" in text:
+        rotated, rank = text["qk_rope_head_dim"], text["kv_lora_rank"]
+        keys |= {
+            "attention.head_count_kv": 1,
+            "attention.q_lora_rank": text["q_lora_rank"],
+            "attention.kv_lora_rank": rank,
+            "attention.key_length": rank + rotated,
+            "attention.value_length": rank,
+            "attention.key_length_mla": text["qk_nope_head_dim"] + rotated,
+            "attention.value_length_mla": text["v_head_dim"],
+        }
     if "linear_num_value_heads" in text:
         heads = text["linear_num_value_heads"]
         keys |= {
@@ -524,6 +552,17 @@ def _expert_keys(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         }
     if architecture in ("glm4moe", "dots1", "bailingmoe2", "minimax-m2"):
         keys["expert_gating_func"] = 2
+    if architecture == "deepseek2" and text["model_type"] == "youtu":
+        keys["expert_count"] = None
+    elif architecture == "deepseek2":
+        keys |= {
+            "expert_group_count": text["n_group"],
+            "expert_group_used_count": text["topk_group"],
+            "expert_weights_norm": text["norm_topk_prob"] or None,
+            "expert_weights_scale": float(text["routed_scaling_factor"]),
+            "leading_dense_block_count": text["first_k_dense_replace"],
+            "expert_gating_func": 2 if text["model_type"] == "deepseek_v3" else 1,
+        }
     if architecture == "bailingmoe2":
         keys["expert_shared_feed_forward_length"] = text["moe_shared_expert_intermediate_size"]
     if architecture in ("minimax-m2", "gpt-oss"):
@@ -578,6 +617,8 @@ def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[s
         keys |= {
             f"rope.scaling.{name}": float(rope[own]) for name, own in given.items() if own in rope
         }
+    if architecture == "deepseek2" and "mscale_all_dim" in rope:
+        keys["rope.scaling.yarn_log_multiplier"] = 0.1 * rope["mscale_all_dim"]
     if "mrope_section" in rope:
         keys["rope.dimension_sections"] = np.array([*rope["mrope_section"], 0], np.int32)
         keys["n_deepstack_layers"] = len(text["vision_config"]["deepstack_visual_indexes"])
@@ -596,7 +637,7 @@ def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[s
 
 _WITH_DIMENSIONS = (
     "llama", "granite", "granitemoe", "smollm3", "mistral3", "phi3", "chatglm", "glm4",
-    "glm4moe", "bailingmoe2", "minimax-m2", "qwen3next", "qwen35", "qwen35moe",
+    "glm4moe", "deepseek2", "bailingmoe2", "minimax-m2", "qwen3next", "qwen35", "qwen35moe",
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from quire.convert.merging import MergedFolder
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
-from quire.errors import WeightsError
+from quire.errors import UnsupportedModelError, WeightsError
 from quire.gguf.arch_experts import FAMILIES, ExpertFamily
 from quire.gguf.arch_header import Header
 from quire.gguf.arch_mixers import TILED_OUTPUT
@@ -194,6 +194,11 @@ def folder_of_gguf(source: MergedFolder, dtype: str | None) -> NewFolder:
     made = source.folder
     dtype = dtype or _own_type(Header(open_files(gguf_file_of(made))))
     config = read_json_object(made / "config.json")
+    if config["model_type"] not in _CLASSES:
+        raise UnsupportedModelError(
+            f"quire does not make a folder of a {config['model_type']} in a GGUF file: serve the file, or "
+            "take the folder that it was made of"
+        )
     config.pop(TILED_OUTPUT, None)  # the folder is in its own order
     config |= {
         "architectures": [_CLASSES[config["model_type"]]],

@@ -93,6 +93,8 @@ _QWEN2_MOE = ExpertFamily(
 )
 
 FAMILIES: Mapping[str, ExpertFamily] = {
+    "deepseek_v2": replace(_DEEPSEEK, gating=_SOFTMAX, correction=""),
+    "deepseek_v3": _DEEPSEEK,
     "dots1": _DEEPSEEK,
     "ernie4_5_moe": ExpertFamily(
         count="moe_num_experts",
@@ -210,6 +212,8 @@ def _router(header: Header, family: ExpertFamily, normalised: bool) -> dict[str,
     groups = header.integer("expert_group_count", 1, minimum=0) or 1
     chosen = header.integer("expert_group_used_count", 1, minimum=0) or 1
     if family.grouped:
+        if groups > 1 and not family.correction:
+            config["topk_method"] = "group_limited_greedy"
         return {**config, "routed_scaling_factor": scale, "n_group": groups, "topk_group": chosen}
     for name, value in (("expert_weights_scale", scale), ("expert_group_count", groups)):
         if value != 1:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from quire.gguf.arch_experts import FAMILIES, ExpertFamily
+from quire.gguf.arch_mixers import SPLIT_MAPS
 from quire.gguf.architectures import BIASES, Architecture
 
 _ROLES = ("gate", "up", "down")
@@ -84,7 +85,9 @@ class Layout:
         """`here` is how names in a folder begin, `there` those in a file."""
         here, there = f"model.layers.{layer}.", f"blk.{layer}."
         yield from self._norms(here, there)
-        if self._architecture.mixer and self._config["layer_types"][layer] != "full_attention":
+        if self._architecture.mixer == "latent":
+            yield from self._latent(here, there)
+        elif self._architecture.mixer and self._config["layer_types"][layer] != "full_attention":
             yield from self._delta_net(here, there)
         else:
             yield from self._attention(here, there)
@@ -166,6 +169,33 @@ class Layout:
             wanted = FolderTensor(name, own.shape, ((own,), (fused,)), heads)
             absent = suffix == "bias" and stored not in self._stored_biases
             yield _zeros(wanted) if absent else wanted
+
+    def _latent(self, here: str, there: str) -> Iterator[FolderTensor]:
+        """Latent attention, whose maps of heads a file has apart, those of keys on their side."""
+        config, hidden, own = self._config, self._hidden, f"{here}self_attn."
+        heads, rank, q_rank = self._heads, config["kv_lora_rank"], config["q_lora_rank"]
+        nope, rope, value = (
+            config[key] for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+        )
+        q = heads * (nope + rope)
+        if q_rank:
+            yield _whole(f"{own}q_a_proj.weight", f"{there}attn_q_a.weight", (q_rank, hidden))
+            yield _whole(f"{own}q_a_layernorm.weight", f"{there}attn_q_a_norm.weight", (q_rank,))
+            yield _whole(f"{own}q_b_proj.weight", f"{there}attn_q_b.weight", (q, q_rank))
+        else:
+            yield _whole(f"{own}q_proj.weight", f"{there}attn_q.weight", (q, hidden))
+        both = (rank + rope, hidden)
+        yield _whole(f"{own}kv_a_proj_with_mqa.weight", f"{there}attn_kv_a_mqa.weight", both)
+        yield _whole(f"{own}kv_a_layernorm.weight", f"{there}attn_kv_a_norm.weight", (rank,))
+        if config[SPLIT_MAPS]:
+            for role, rows, columns in (("k", rank, nope), ("v", value, rank)):
+                stack = StoredPart(f"{there}attn_{role}_b.weight", (heads, rows, columns))
+                shape = (heads * rows, columns)
+                yield FolderTensor(f"{own}{role}_b_proj.weight", shape, ((stack,),))
+        else:
+            shape = (heads * (nope + value), rank)
+            yield _whole(f"{own}kv_b_proj.weight", f"{there}attn_kv_b.weight", shape)
+        yield _whole(f"{own}o_proj.weight", f"{there}attn_output.weight", (hidden, heads * value))
 
     def _delta_net(self, here: str, there: str) -> Iterator[FolderTensor]:
         """A gated delta net, whose value heads may be in llama.cpp's order."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from quire.gguf.arch_header import Header
 
+SPLIT_MAPS = "kv_b_is_split"
+"""A key of quire's own: see `LatentAttentionSpec.is_split`."""
 TILED_OUTPUT = "linear_tiled_output"
 """A key of quire's own: see `DeltaNetSpec.tiled_output`."""
+_SIGMOID = 2  # of `expert_gating_func`
 _MOST_HEADS = 10_000
 _RECURRENT = "attention.recurrent_layers"
 _INTERVAL = "full_attention_interval"
@@ -44,3 +48,47 @@ def _layer_types(header: Header) -> list[str]:
         interval = header.integer(_INTERVAL, 4)
         listed = [int((layer + 1) % interval != 0) for layer in range(layers)]
     return ["linear_attention" if one else "full_attention" for one in listed[:layers]]
+
+
+# ---- latent attention
+
+
+def latent_keys(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config of a model with latent attention says of it, and of its rotary embedding.
+
+    llama.cpp has one number for both of YaRN's scales, of cosine and sine and of the scores.
+    """
+    rotated, rank = header.integer("rope.dimension_count"), "attention.kv_lora_rank"
+    key_dim = _length(header, "key_length")
+    if key_dim <= rotated:
+        raise header.wrong(header.key("attention.key_length_mla"), key_dim, f"more than {rotated}")
+    q_rank = header.integer("attention.q_lora_rank", 0, minimum=0)
+    rope = dict(config["rope_parameters"])
+    if "mscale_all_dim" in rope:
+        rope["mscale"] = rope["mscale_all_dim"] = round(10 * rope["mscale_all_dim"], 6)
+    return {
+        "q_lora_rank": q_rank if q_rank and "blk.0.attn_q_a.weight" in header.tensors else None,
+        "kv_lora_rank": header.integer(rank),
+        "qk_nope_head_dim": key_dim - rotated,
+        "qk_rope_head_dim": rotated,
+        "v_head_dim": _length(header, "value_length"),
+        "num_key_value_heads": config["num_attention_heads"],
+        "rope_parameters": rope,
+        "model_type": latent_type(header),
+        SPLIT_MAPS: "blk.0.attn_k_b.weight" in header.tensors,
+    }
+
+
+def _length(header: Header, name: str) -> int:
+    """The size of a head. Files of before April 2025 do not tell it from that of the latents."""
+    usual = header.integer(f"attention.{name}")
+    return header.integer(f"attention.{name}_mla", usual)
+
+
+def latent_type(header: Header) -> str:
+    """The model_type of a model with latent attention: by its router, which old files do not name."""
+    if not header.integer("expert_count", 0, minimum=0):
+        return "youtu"
+    gating = header.integer("expert_gating_func", 0, minimum=0)
+    corrected = any(name.endswith("exp_probs_b.bias") for name in header.tensors)
+    return "deepseek_v3" if gating == _SIGMOID or (not gating and corrected) else "deepseek_v2"

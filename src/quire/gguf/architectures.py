@@ -93,8 +93,8 @@ class Architecture:
     """Each query head has an attention sink."""
     gated_attention: bool = False
     """The rows of queries have those of attention's gates beside them, head by head."""
-    mixer: Literal["", "delta_net"] = ""
-    """What some layers have in place of attention."""
+    mixer: Literal["", "delta_net", "latent"] = ""
+    """What some layers, or with `latent` all, have in place of attention."""
 
     # -- the weights
     interleaved: bool = False
@@ -245,6 +245,11 @@ _ALL = (
         experts="all", normalised=True,
     ),
     Architecture(
+        "deepseek2", "DeepSeek V2, V3, R1, Kimi K2, GLM-4.7-Flash, Youtu-LLM",
+        ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "kimi_k2", "youtu"), "deepseek_v3",
+        experts="some", mixer="latent", is_written=False,
+    ),
+    Architecture(
         "dots1", "dots.llm1", ("dots1",), "dots1", experts="all", query_key_norms="head"
     ),
     Architecture(
@@ -273,6 +278,7 @@ BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     "ernie4_5": {"use_bias": _ALL_MAPS["attention_bias"] + _ALL_MAPS["mlp_bias"]},
     **dict.fromkeys(("qwen2", "qwen2_moe"), _ALWAYS),
     **dict.fromkeys(("granitemoe", "granitemoeshared", "hunyuan_v1_moe"), _ATTENTION),
+    "deepseek_v3": {**_CORRECTION},
     "dots1": {**_ATTENTION, **_CORRECTION},
     "glm4_moe": {**_INPUTS, **_CORRECTION},
     **dict.fromkeys(("ernie4_5_moe", "minimax_m2"), _CORRECTION),
@@ -361,7 +367,7 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
         "num_hidden_layers": header.layers,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "head_dim": _head_dim(header, hidden // heads),
+        "head_dim": _head_dim(header, architecture, hidden // heads),
         "max_position_embeddings": header.integer("context_length"),
         "rms_norm_eps": header.number("attention.layer_norm_rms_epsilon", maximum=1.0),
         "tie_word_embeddings": "output.weight" not in header.tensors,
@@ -372,7 +378,9 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
     config |= _ffn(header, architecture)
     config |= _query_key_norms(header, config)
     config |= _scales(header, architecture, config)
-    if architecture.mixer:
+    if architecture.mixer == "latent":
+        config |= arch_mixers.latent_keys(header, config)
+    if architecture.mixer == "delta_net":
         config |= arch_mixers.delta_net_keys(header, is_tiled=architecture.tiled_values)
     return config | _biases(header, config)
 
@@ -381,8 +389,13 @@ def _heads(header: Header, key: str, default: int | None = None) -> int:
     return header.integer(key, default, maximum=_MOST_HEADS)
 
 
-def _head_dim(header: Header, default: int) -> int:
-    """The size of a head, which is that of keys and of values, in all layers."""
+def _head_dim(header: Header, architecture: Architecture, default: int) -> int:
+    """The size of a head, which is that of keys and of values, in all layers.
+
+    With latent attention it is that of the part that is rotated, as in transformers.
+    """
+    if architecture.mixer == "latent":
+        return header.integer("rope.dimension_count", minimum=2)
     head_dim = header.integer("attention.key_length", default, minimum=2)
     for key in ("value_length", "key_length_swa", "value_length_swa"):
         other = header.integer(f"attention.{key}", head_dim, minimum=0)
@@ -576,6 +589,8 @@ def _type_with_experts(header: Header, architecture: Architecture) -> str:
     """The model_type of a model that has experts."""
     if architecture.name == "llama":
         return "mixtral"
+    if architecture.mixer == "latent":
+        return arch_mixers.latent_type(header)
     has_shared = header.integer("expert_shared_feed_forward_length", 0, minimum=0) > 0
     if architecture.name == "granitemoe" and has_shared:
         return "granitemoeshared"

@@ -79,6 +79,7 @@ def latent(config: HubConfig, *, interleaved: bool = False, norm_eps: float = 1e
         nope_dim=config.integer("qk_nope_head_dim"),
         rope_dim=rope_dim,
         value_dim=config.integer("v_head_dim"),
+        is_split=config.flag("kv_b_is_split"),
         bias=bias,
     )
     # Their own head size is that of the rotated part; and each head has a key of its own, on paper.

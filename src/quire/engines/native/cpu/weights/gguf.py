@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,6 +74,9 @@ class GgufReader:
                 check_finite(kind, data, f"{self._source.path}: {tensor.name}")
             self._drop_pages(data.nbytes)
             return packed
+        if tensor.turned:
+            on_side = dataclasses.replace(tensor, shape=tensor.shape[::-1], turned=False)
+            return np.ascontiguousarray(self._floats(on_side, kind, data).T)
         return self._floats(tensor, kind, data)
 
     def _drop_pages(self, size: int) -> None:
@@ -85,6 +89,8 @@ class GgufReader:
     def _packs(self, tensor: TensorSpec, kind: str) -> bool:
         role = tensor.role.rpartition(".")[2]
         if not is_block_type(kind) or self._dtype != "auto" or len(tensor.shape) != 2:
+            return False
+        if tensor.role.startswith(("k.", "v.")):  # of single heads: see `latent_step`
             return False
         return role not in _FLOATS and not (self._grows and role in ("embeddings", "head"))
 

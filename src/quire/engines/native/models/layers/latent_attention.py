@@ -30,6 +30,8 @@ class LatentAttentionSpec:
     """Dimensions of a query that are not rotated."""
     rope_dim: int
     value_dim: int
+    is_split: bool = False
+    """The folder has the maps of keys and of values apart, those of keys as they are computed with."""
     bias: bool = False
     """Of the maps to the small vectors, and of the output's."""
 
@@ -82,11 +84,18 @@ class LatentAttentionSpec:
         rotated_first = ((kv_rank, kv_size), (0, kv_rank))
         yield from self._map("kv_a", f"{own}kv_a_proj_with_mqa", (kv_size, hidden), rotated_first)
         yield TensorSpec("kv_a_norm", f"{own}kv_a_layernorm.weight", (kv_rank,))
-        yield from self._heads(f"{own}kv_b_proj.weight")
+        yield from self._split_heads(own) if self.is_split else self._heads(own)
         yield from self._map("o", f"{own}o_proj", (hidden, self.out_size))
 
-    def _heads(self, name: str) -> Iterator[TensorSpec]:
-        width = self.nope_dim + self.value_dim
+    def _split_heads(self, own: str) -> Iterator[TensorSpec]:
+        roles = (("k", self.kv_rank, self.nope_dim), ("v", self.value_dim, self.kv_rank))
+        for head in range(self.heads):
+            for role, rows, columns in roles:
+                name, part = f"{own}{role}_b_proj.weight", ((head * rows, (head + 1) * rows),)
+                yield TensorSpec(f"{role}.{head}", name, (rows, columns), part, self.heads * rows)
+
+    def _heads(self, own: str) -> Iterator[TensorSpec]:
+        name, width = f"{own}kv_b_proj.weight", self.nope_dim + self.value_dim
         rows = self.heads * width
         for head in range(self.heads):
             first, middle, end = (head * width + x for x in (0, self.nope_dim, width))
