@@ -408,7 +408,7 @@ class Streams:
         """The mean of all streams, each as large as the first."""
         first, *others = self.values
         made = self._mapped("altup_end", others, first)
-        return np.mean([first, *made], axis=0, dtype=np.float32)
+        return np.mean(np.stack([first, *made]), axis=0)
 
 
 class ReferenceRunner:
