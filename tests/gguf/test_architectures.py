@@ -59,7 +59,18 @@ def test_every_type_that_the_engine_runs_has_an_architecture() -> None:
     served = {one for architecture in ARCHITECTURES.values() for one in architecture.model_types}
     without = {"llava", "qwen2_audio", "ministral", "glm4v", "glm4v_text"}
     without |= {"cwm", "helium", "hyperclovax", "mimo", "telechat3", "vaultgemma"}
+<<<<<<< HEAD
     without |= {"minicpm3"}  # latent attention, whose files are not read
+=======
+    without |= {
+        "minicpm3",
+        "youtu",
+        "deepseek_v2",
+        "deepseek_v3",
+        "glm4_moe_lite",
+        "kimi_k2",
+    }  # latent attention, whose files are not read
+>>>>>>> gemma
     without |= {"flex_olmo", "llama4", "llama4_text"}
     assert set(DECODERS) - served == without
     assert served <= set(DECODERS)

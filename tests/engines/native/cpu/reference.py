@@ -119,9 +119,6 @@ def add_lora(x: Floats, lora_map: LoraMap, out: Floats) -> Floats:
     return out + (x @ lora_map.a.T @ lora_map.b).astype(np.float32, copy=False)
 
 
-GATES = {"silu": silu_gate, "gelu_tanh": gelu_gate}
-
-
 def gated_ffn(
     x: Floats,
     tensors: Mapping[str, Matrix],
@@ -411,7 +408,7 @@ class Streams:
         """The mean of all streams, each as large as the first."""
         first, *others = self.values
         made = self._mapped("altup_end", others, first)
-        return np.mean([first, *made], axis=0, dtype=np.float32)
+        return np.mean(np.stack([first, *made]), axis=0)
 
 
 class ReferenceRunner:

@@ -92,9 +92,9 @@ def make_experts(spec: ExpertsSpec, tensors: Mapping[str, Any], scratch: ExpertS
     made.router, made.scores = linear_map(tensors, "router"), _SCORES[router.scores]
     made.is_normalised, made.least_sum = router.normalised, router.least_sum
     made.scale, made.weights_inputs = router.scale, router.weights_inputs
-    made.correction = address_of(_vector(tensors, "router_correction"))
-    made.router_norm = address_of(_vector(tensors, "router_norm"))
-    made.expert_scales = address_of(_vector(tensors, "expert_scales"))
+    made.correction = address_of(tensors.get("router_correction"))
+    made.router_norm = address_of(tensors.get("router_norm"))
+    made.expert_scales = address_of(tensors.get("expert_scales"))
     made.groups, made.chosen_groups = router.groups, router.chosen_groups
     made.is_best_only = router.group_score == "best"
     if spec.shared_gated:
@@ -106,13 +106,6 @@ def make_experts(spec: ExpertsSpec, tensors: Mapping[str, Any], scratch: ExpertS
     for field, array in scratch.arrays.items():
         setattr(made, field, address_of(array))
     return made
-
-
-def _vector(tensors: Mapping[str, Any], role: str) -> NDArray[Any] | None:
-    """A vector; None if the layer has none."""
-    vector = tensors.get(role)
-    assert vector is None or isinstance(vector, np.ndarray)
-    return vector
 
 
 def expert_scratch_bytes(spec: ExpertsSpec, rows: int) -> int:
