@@ -155,9 +155,6 @@ def add_lora(x: Floats, lora_map: LoraMap, out: Floats) -> Floats:
     return out + (x @ lora_map.a.T @ lora_map.b).astype(np.float32, copy=False)
 
 
-GATES = {"silu": silu_gate, "gelu_tanh": gelu_gate}
-
-
 def gated_ffn(
     x: Floats,
     tensors: Mapping[str, Matrix],
