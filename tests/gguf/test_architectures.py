@@ -59,19 +59,9 @@ def test_every_type_that_the_engine_runs_has_an_architecture() -> None:
     served = {one for architecture in ARCHITECTURES.values() for one in architecture.model_types}
     without = {"llava", "qwen2_audio", "ministral", "glm4v", "glm4v_text"}
     without |= {"cwm", "helium", "hyperclovax", "mimo", "telechat3", "vaultgemma"}
-<<<<<<< HEAD
     without |= {"minicpm3"}  # latent attention, whose files are not read
-=======
-    without |= {
-        "minicpm3",
-        "youtu",
-        "deepseek_v2",
-        "deepseek_v3",
-        "glm4_moe_lite",
-        "kimi_k2",
-    }  # latent attention, whose files are not read
->>>>>>> gemma
     without |= {"flex_olmo", "llama4", "llama4_text"}
+    without |= {"gptj", "opt"}  # llama.cpp does not compute them
     assert set(DECODERS) - served == without
     assert served <= set(DECODERS)
     assert {one.model_type for one in ARCHITECTURES.values()} <= set(DECODERS)
@@ -630,12 +620,54 @@ def test_embeddings_of_another_width_are_refused(config: Any) -> None:
         config(**{".embedding_length": 128})
 
 
+# ---- layer norms, and FFNs without a gate
+
+LAYER = {".attention.layer_norm_epsilon": 1e-5}
+
+
+def test_norms_and_scales_of_old_kinds(config: Any) -> None:
+    found = config("command-r", **LAYER, **{".logit_scale": 0.0625})
+    assert (found["layer_norm_eps"], found["logit_scale"], found["use_qk_norm"]) == (
+        1e-5, 0.0625, False,
+    )  # fmt: skip
+    assert config("command-r", **LAYER)["logit_scale"] == 1.0
+    found = config("stablelm", **LAYER, **{".use_parallel_residual": True})
+    assert not found["use_parallel_residual"]  # the norm is there
+    assert config("gptneox", **LAYER, **{".use_parallel_residual": False})["rope_parameters"]
+    assert config("olmo", **LAYER, **{".attention.clamp_kqv": 8.0})["clip_qkv"] == 8
+    found = config("falcon", **LAYER)
+    assert (found["num_kv_heads"], found["num_ln_in_parallel_attn"]) == (2, 1)
+    assert "rope_parameters" not in config("gpt2", **LAYER)
+    assert config("cohere2", **LAYER, **{".logit_scale": 0.25, ".attention.sliding_window": 9})[
+        "layer_types"
+    ] == layer_types("ww")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "text"),
+    [
+        ("command-r", {}, r"command-r\.attention\.layer_norm_epsilon is missing"),
+        ("cohere2", LAYER, r"cohere2\.logit_scale is missing"),
+        ("bloom", LAYER, r"feed_forward_length is 96, and not four times the width"),
+        ("olmo", {".attention.layer_norm_epsilon": 1e-3}, "layer_norm_epsilon is not 1e-05"),
+        ("gpt2", {**LAYER, ".logit_scale": 2.0}, r"gpt2\.logit_scale is 2"),
+        ("apertus", {}, r"xielu\.alpha_p is missing"),
+        ("apertus", {"xielu.alpha_p": [0.5] * 3}, r"xielu\.alpha_p .* 2 numbers"),
+    ],
+)
+def test_old_kinds_that_are_not_whole(
+    config: Any, architecture: str, keys: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ModelError, match=text):
+        config(architecture, **keys)
+
+
 # ---- what is refused
 
 
 def test_an_unknown_architecture_is_named_with_those_that_are_known(config: Any) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'falcon'\. It runs llama, .*internlm2"):
-        config("falcon")
+    with pytest.raises(UnsupportedModelError, match=r"'mpt'\. It runs llama, .*internlm2"):
+        config("mpt")
     with pytest.raises(UnsupportedModelError, match=r"general\.architecture is missing"):
         config(**{"general.architecture": None})
     with pytest.raises(ModelError, match=r"general\.architecture is 3; it must be a text"):

@@ -304,6 +304,19 @@ def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(bool((oracle[name] == found[name]).all()) for name in oracle)
 
 
+@pytest.mark.parametrize(
+    "name", ["gpt2", "bloom", "falcon", "falcon_40b", "pythia", "stablelm_12b", "apertus", "phi2"]
+)
+def test_transformers_reads_folders_of_old_kinds(tmp_path: Path, name: str) -> None:
+    """With names, layouts and keys of their own again."""
+    folder = with_tokenizer(make(tmp_path, name))
+    again = run(run(folder, tmp_path / "model.gguf", type="f32"), tmp_path / "again")
+    ids = torch.arange(3, 30)[None]
+    with torch.inference_mode():
+        expected, found = (load_oracle(path)(ids).logits for path in (folder, again))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 # ---- answers
 
 
@@ -579,6 +592,15 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "fused tensors": ("phi3", {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]}),
     "whole modules": ("llama2", {"modules_to_save": ["embed_tokens", "lm_head"]}),
     "embeddings": ("llama2", {"target_modules": ["embed_tokens", "q_proj", "lm_head"]}),
+    "transposed matrices": (
+        "gpt2",
+        {"target_modules": ["c_attn", "c_proj", "c_fc"], "modules_to_save": ["wte"]},
+    ),
+    "whole transposed matrices": (
+        "gpt2",
+        {"target_modules": ["c_attn"], "modules_to_save": ["c_proj", "c_fc"]},
+    ),
+    "fused heads": ("falcon_new", {"target_modules": ["query_key_value", "dense"]}),
 }
 
 

@@ -6,6 +6,7 @@ Files are written by `writing.write_model` and, where its sources are at hand, b
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,27 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm4 with biases": ("glm4", {"attention_bias": True}),
 }
 
+OLD_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cohere": ("cohere", {}),
+    "cohere2": (
+        "cohere2",
+        {"sliding_window_pattern": 4, "num_hidden_layers": 5},
+    ),
+    "starcoder2": ("starcoder2", {"sliding_window": None, "hidden_act": "gelu_pytorch_tanh"}),
+    "stablelm": ("stablelm", {}),
+    "phi2": ("phi", {"intermediate_size": 256}),
+    "gpt2": ("gpt2", {}),
+    "bloom": ("bloom", {"seq_length": 512}),
+    "falcon": ("falcon", {"bias": False, "max_position_embeddings": 2048, "num_kv_heads": 1}),
+    "falcon_40b": ("falcon_new", {"max_position_embeddings": 2048}),
+    "falcon_11b": ("falcon_11b", {"max_position_embeddings": 2048}),
+    "apertus": ("apertus", {}),
+    "arcee": ("arcee", {"mlp_bias": False}),
+    "nemotron": ("nemotron", {"partial_rotary_factor": 0.5}),
+    "olmo": ("olmo", {}),
+}
+MODELS |= OLD_MODELS
+
 # What the converter leaves out, or does in another way.
 OWN_MODELS = {
     **MODELS,
@@ -187,6 +209,15 @@ OWN_MODELS = {
     "mixtral with a window": ("mixtral", {"sliding_window": 24}),
     "internlm2 with biases": ("internlm2", {}),
     "glm with large heads": ("glm", {}),
+    "hunyuan": ("hunyuan", {}),
+    # It asks for a key of NeoX that transformers takes away.
+    "gpt_neox": ("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 0.25}),
+    "pythia": ("gpt_neox", {"rotary_pct": 0.25}),
+    "stablelm_12b": ("stablelm_12b", {}),  # the converter loses its norms of heads
+    "cohere with norms of heads": ("cohere_norms", {"tie_word_embeddings": True}),
+    "nemotron with biases": ("nemotron", {"attention_bias": True, "mlp_bias": True}),
+    "starcoder2 without biases": ("starcoder2_plain", {"hidden_act": "gelu_pytorch_tanh"}),
+    "neox without biases": ("gpt_neox_serial", {}),
 }
 
 # What quire reads, and does not write.
@@ -202,12 +233,21 @@ READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 CONVERTED = {**MODELS, **READ_MODELS}
 
+# Keys of folders on the hub that transformers writes no more, and the converter asks for.
+_OLD_KEYS = {
+    "cohere2": {"rotary_pct": 1.0},
+    "gpt2": {"n_ctx": 256},
+}
 _FREE = ("names", "model_type", "rope", "local_rope", "attention_multiplier", "mixers")
 
 
 def make(tmp_path: Path, name: str) -> Path:
     kind, overrides = {**OWN_MODELS, **READ_MODELS}[name]
-    return make_random_model(tmp_path / "folder", kind, **overrides)
+    folder = make_random_model(tmp_path / "folder", kind, **overrides)
+    if kind in _OLD_KEYS:
+        values = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(values | _OLD_KEYS[kind]))
+    return folder
 
 
 def open_model(path: Path) -> tuple[GgufSource, DecoderSpec]:
@@ -236,7 +276,7 @@ def assert_same_model(folder: Path, file: Path) -> None:
         values = in_folder_order(floats(tensor), tensor.tiles)
         if ours.role == "router_correction":  # in some folders a matrix of one row
             values = values.reshape(ours.shape)
-        assert values.shape == ours.stored_shape
+        assert values.shape == ours.whole_shape
         mine, own = rows(values, ours), of_folder(stored, theirs)
         if ours.offset:  # the file has the sum, in float32
             mine, own = mine + np.float32(1), own + np.float32(1)
@@ -272,15 +312,15 @@ def assert_same_rope(found: RopeSpec | None, expected: RopeSpec | None, head_dim
 
 
 def tensors_of(spec: DecoderSpec) -> Iterator[TensorSpec]:
-    yield from spec.global_tensors()
-    for layer in range(spec.num_layers):
-        yield from spec.layer_tensors(layer)
+    yield from spec.tensors()
 
 
 def folder_tensor(stored: SafetensorsFile, name: str) -> NDArray[Any]:
     """Of a folder with a tower or without one."""
     own = {
-        one.replace("model.language_model.", "model.").replace("language_model.", ""): one
+        one.replace("model.language_model.", "model.")
+        .replace("language_model.", "")
+        .replace("embed_out.", "lm_head."): one
         for one in stored.names()
     }
     return stored.tensor(own[name]).values
@@ -292,7 +332,9 @@ def of_folder(stored: SafetensorsFile, spec: TensorSpec) -> NDArray[Any]:
     for part in spec.within:
         if part.name in names and (spec.name not in names or part.name == spec.name):
             return part.take(folder_tensor(stored, part.name), spec.shape)
-    return rows(folder_tensor(stored, spec.name), spec)
+    pieces = [spec.name.format(index) for index in range(spec.pieces or 1)]
+    values = np.concatenate([np.atleast_1d(folder_tensor(stored, name)) for name in pieces])
+    return rows((values.T if spec.transposed else values).reshape(spec.whole_shape), spec)
 
 
 def rows(values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:

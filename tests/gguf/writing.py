@@ -170,29 +170,41 @@ def _present(values: Mapping[str, Any]) -> dict[str, Any]:
 # ---- the file of a folder
 
 ARCHITECTURES = {
+    "apertus": ("apertus",),
+    "arcee": ("arcee",),
     "bailingmoe2": ("bailing_moe", "bailing_moe_v2"),
+    "bloom": ("bloom",),
     "chatglm": ("glm",),
-    "ernie4_5": ("ernie4_5",),
-    "exaone4": ("exaone4", "exaone4_5"),
+    "cohere2": ("cohere2",),
+    "command-r": ("cohere",),
     "deepseek2": ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "kimi_k2", "youtu"),
     "dots1": ("dots1",),
+    "ernie4_5": ("ernie4_5",),
     "ernie4_5-moe": ("ernie4_5_moe",),
+    "exaone4": ("exaone4", "exaone4_5"),
+    "falcon": ("falcon",),
     "gemma": ("gemma",),
     "gemma2": ("gemma2",),
     "gemma3": ("gemma3", "gemma3_text"),
     "glm4": ("glm4",),
     "glm4moe": ("glm4_moe", "solar_open"),
+    "gpt2": ("gpt2",),
+    "gptneox": ("gpt_neox",),
     "gpt-oss": ("gpt_oss",),
     "granite": ("granite",),
     "granitemoe": ("granitemoe", "granitemoeshared"),
+    "hunyuan-dense": ("hunyuan_v1_dense",),
     "hunyuan-moe": ("hunyuan_v1_moe",),
     "internlm2": ("internlm2",),
     "llama": ("llama", "mistral", "mixtral", "internlm3"),
     "minicpm": ("minicpm",),
     "minimax-m2": ("minimax_m2",),
     "mistral3": ("mistral3", "ministral3"),
+    "nemotron": ("nemotron",),
+    "olmo": ("olmo",),
     "olmo2": ("olmo2", "olmo3"),
     "olmoe": ("olmoe",),
+    "phi2": ("phi",),
     "phi3": ("phi3",),
     "qwen2": ("qwen2",),
     "qwen2moe": ("qwen2_moe",),
@@ -205,14 +217,16 @@ ARCHITECTURES = {
     "qwen3vl": ("qwen3_vl", "qwen3_vl_text"),
     "seed_oss": ("seed_oss",),
     "smollm3": ("smollm3",),
+    "stablelm": ("stablelm",),
+    "starcoder2": ("starcoder2",),
 }
 """By llama.cpp's names: the types of the folders that its converter gives them."""
 
 _OF_TYPE = {one: name for name, types in ARCHITECTURES.items() for one in types}
 _INTERLEAVED = (
-    "llama", "mistral3", "granite", "granitemoe", "minicpm", "smollm3", "internlm2"
+    "llama", "mistral3", "granite", "granitemoe", "minicpm", "smollm3", "internlm2", "arcee", "olmo"
 )  # fmt: skip
-_SHIFTED = ("gemma", "gemma2", "gemma3", "qwen3next", "qwen35", "qwen35moe")
+_SHIFTED = ("gemma", "gemma2", "gemma3", "nemotron", "qwen3next", "qwen35", "qwen35moe")
 _TILED = ("qwen35", "qwen35moe")
 
 Experts = Literal["stacked", "apart", "gate_up"]
@@ -243,7 +257,7 @@ def write_model(
         options: `GGUFWriter`'s.
     """
     config = json.loads((folder / "config.json").read_text())
-    text: dict[str, Any] = {**config, **config.get("text_config", {})}
+    text: dict[str, Any] = _usual({**config, **config.get("text_config", {})})
     name = architecture or _OF_TYPE[config["model_type"]]
     stored = _stored_tensors(folder, text, name)
     stored = _in_file_names(stored, text, name, experts)
@@ -256,13 +270,36 @@ def write_model(
         for key, value in (metadata or {}).items()
     }
     whole = {"general.architecture": name, "general.type": "model", **keys, **more}
+    whole |= _xielu_keys(folder, text)
     weights: dict[str, Any] = {
         key: quantized(value, matrices if "conv" not in key else "F32")
-        if value.ndim > 1 and not key.endswith(".bias")
+        if _is_matrix(key, value)
         else value.astype(np.float32)
         for key, value in stored.items()
     }
     return write_file(target, _present(whole), _present({**weights, **(tensors or {})}), **options)
+
+
+def _is_matrix(name: str, values: Array) -> bool:
+    return (
+        values.ndim > 1
+        and not name.endswith(("_norm.weight", ".bias"))
+        and "position_embd" not in name
+    )
+
+
+def _xielu_keys(folder: Path, text: dict[str, Any]) -> dict[str, Any]:
+    """Apertus' activation, of which llama.cpp has the numbers in the metadata."""
+    if text["model_type"] != "apertus":
+        return {}
+    stored = SafetensorsFile(folder / "model.safetensors")
+    return {
+        f"xielu.{one}": [
+            float(stored.tensor(f"model.layers.{layer}.mlp.act_fn.{one}").values.ravel()[0])
+            for layer in range(text["num_hidden_layers"])
+        ]
+        for one in ("alpha_p", "alpha_n", "beta", "eps")
+    }
 
 
 def quantized(values: Array, kind: str) -> Any:
@@ -291,6 +328,7 @@ def _stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> di
             result[own.replace("language_model.lm_head", "lm_head")] = values
     if text.get("tie_word_embeddings"):
         result.pop("lm_head.weight", None)
+    result = _of_old_kind(result, text, architecture)
     for name, values in result.items():
         if architecture in _INTERLEAVED and ".q_proj." in name:
             result[name] = interleave(values, text["num_attention_heads"])
@@ -356,6 +394,56 @@ def _tiled(rows: Array, keys: int, group: int) -> Array:
     return rows.reshape(keys, group, -1).swapaxes(0, 1).reshape(rows.shape)
 
 
+def _usual(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the keys of GPT-2, BLOOM and Falcon under their usual names."""
+    names = {
+        "n_embd": "hidden_size", "n_embed": "hidden_size", "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads", "n_positions": "max_position_embeddings",
+        "ffn_hidden_size": "intermediate_size",
+    }  # fmt: skip
+    usual = config | {names[key]: value for key, value in config.items() if key in names}
+    heads = usual["num_attention_heads"]
+    kind = config["model_type"]
+    if kind in ("gpt2", "bloom", "gpt_neox"):
+        usual["num_key_value_heads"] = heads
+    if kind in ("gpt2", "bloom"):
+        usual["intermediate_size"] = config.get("n_inner") or 4 * usual["hidden_size"]
+    if kind == "bloom":
+        usual["max_position_embeddings"] = config.get("seq_length", 2048)
+    if kind == "falcon":
+        is_new = config["new_decoder_architecture"]
+        usual["num_key_value_heads"] = config["num_kv_heads"] if is_new else 1
+    return usual
+
+
+def _of_old_kind(
+    tensors: dict[str, Array], text: dict[str, Any], architecture: str
+) -> dict[str, Array]:
+    """What the converter does to the tensors of old models: all queries before all keys and values,
+    matrices of GPT-2 the right way round, norms of heads in one tensor, none of an activation.
+    """
+    result: dict[str, Array] = {}
+    for name, values in tensors.items():
+        if ".query_key_value." in name and architecture in ("gptneox", "bloom", "falcon"):
+            fused = _apart(name, values, text, "self_attention.query_key_value")
+            values = np.concatenate(list(fused.values()))
+        elif architecture == "gpt2" and name.endswith(
+            (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
+        ):
+            values = values.T
+        elif "layernorm.norms." in name:
+            before, _, number = name.removesuffix(".weight").partition(".norms.")
+            count = sum(one.startswith(f"{before}.norms.") for one in tensors)
+            if number != "0":
+                continue
+            values = np.stack([tensors[f"{before}.norms.{i}.weight"] for i in range(count)])
+            name = f"{before}.weight"
+        elif ".act_fn." in name:
+            continue
+        result[name.removeprefix("transformer.") if architecture == "bloom" else name] = values
+    return result
+
+
 def interleave(rows: Array, heads: int) -> Array:
     """Rows in llama.cpp's order: of each head, one of the first half, then one of the second."""
     result = np.empty_like(rows)
@@ -381,8 +469,10 @@ def _experts_apart(name: str, fused: Array) -> dict[str, Array]:
     return result
 
 
-def _apart(name: str, fused: Array, text: dict[str, Any]) -> dict[str, Array]:
-    """InternLM2's queries, keys and values, which lie together for each head of keys."""
+def _apart(
+    name: str, fused: Array, text: dict[str, Any], whole: str = "attention.wqkv"
+) -> dict[str, Array]:
+    """Queries, keys and values, which lie together for each head of keys, as in InternLM2."""
     heads, kv_heads = text["num_attention_heads"], text["num_key_value_heads"]
     group, size = heads // kv_heads, len(fused) // (heads + 2 * kv_heads)
     parts: dict[str, list[Array]] = {"q": [], "k": [], "v": []}
@@ -392,7 +482,9 @@ def _apart(name: str, fused: Array, text: dict[str, Any]) -> dict[str, Array]:
         parts["k"].append(fused[end : end + size])
         parts["v"].append(fused[end + size : end + 2 * size])
     return {
-        name.replace("attention.wqkv", f"self_attn.{role}_proj"): np.concatenate(rows)
+        f"{name} {role}"
+        if whole not in name
+        else name.replace(whole, f"self_attn.{role}_proj"): np.concatenate(rows)
         for role, rows in parts.items()
     }
 
@@ -472,13 +564,14 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         "feed_forward_length": text.get("intermediate_size"),
         "attention.head_count": heads,
         "attention.head_count_kv": text["num_key_value_heads"],
-        "attention.layer_norm_rms_epsilon": float(text["rms_norm_eps"]),
+        **_norm_keys(text),
         "attn_logit_softcapping": text.get("attn_logit_softcapping"),
         "final_logit_softcapping": text.get("final_logit_softcapping"),
         "attention.scale": text.get("attention_multiplier"),
         "embedding_scale": text.get("embedding_multiplier", text.get("scale_emb")),
         "residual_scale": text.get("residual_multiplier"),
-        "logit_scale": text.get("logits_scaling"),
+        "logit_scale": text.get("logits_scaling", text.get("logit_scale")),
+        "attention.clamp_kqv": text.get("clip_qkv"),
         **_expert_keys(text, architecture),
     }
     if "scale_depth" in text:  # MiniCPM
@@ -498,8 +591,13 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         "olmo3",
         "phi3",
         "gpt_oss",
+        "cohere2",
     ):
         keys["attention.sliding_window"] = text.get("sliding_window") or 0
+    if text["model_type"] in ("gpt_neox", "stablelm"):
+        keys["use_parallel_residual"] = bool(text["use_parallel_residual"])
+    if text["model_type"] in ("gpt2", "bloom"):
+        return keys
     if architecture == "exaone4" and text["sliding_window"]:
         keys["attention.sliding_window"] = text["sliding_window"]
     if architecture in ("olmo2", "exaone4") and text.get("sliding_window"):
@@ -587,6 +685,16 @@ def _expert_keys(text: dict[str, Any], architecture: str) -> dict[str, Any]:
     return keys
 
 
+def _norm_keys(text: dict[str, Any]) -> dict[str, Any]:
+    """The small number in norms, by a key that says of what kind they are."""
+    for name in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"):
+        if name in text:
+            return {"attention.layer_norm_epsilon": float(text[name])}
+    if text["model_type"] == "olmo":
+        return {"attention.layer_norm_epsilon": 1e-5}
+    return {"attention.layer_norm_rms_epsilon": float(text["rms_norm_eps"])}
+
+
 def _ropes(text: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The rotary parameters of layers with full attention, and of those with a window."""
     rope: dict[str, Any] = text["rope_parameters"]
@@ -597,7 +705,10 @@ def _ropes(text: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[str, Any]:
     rope, local = _ropes(text)
-    keys: dict[str, Any] = {"rope.freq_base": float(rope["rope_theta"])}
+    theta = float(rope["rope_theta"])
+    if rope.get("alpha"):
+        theta *= rope["alpha"] ** (head_dim / (head_dim - 2))
+    keys: dict[str, Any] = {"rope.freq_base": theta}
     if local:
         keys["rope.freq_base_swa"] = float(local["rope_theta"])
     kind = rope["rope_type"]
@@ -637,7 +748,8 @@ def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[s
 
 _WITH_DIMENSIONS = (
     "llama", "granite", "granitemoe", "smollm3", "mistral3", "phi3", "chatglm", "glm4",
-    "glm4moe", "deepseek2", "bailingmoe2", "minimax-m2", "qwen3next", "qwen35", "qwen35moe",
+    "glm4moe", "deepseek2", "bailingmoe2", "minimax-m2", "stablelm", "phi2", "gptneox", "nemotron",
+    "qwen3next", "qwen35", "qwen35moe",
 )  # fmt: skip
 
 
@@ -646,6 +758,8 @@ def _rotated(text: dict[str, Any], head_dim: int) -> int:
 
 
 def _rope_tensors(text: dict[str, Any]) -> dict[str, Array]:
+    if "rope_parameters" not in text:
+        return {}
     rope = _ropes(text)[0]
     head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
     if rope["rope_type"] == "llama3":

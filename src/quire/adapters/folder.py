@@ -227,11 +227,14 @@ def check_fits(adapter: Adapter, model_folder: Path, *, towers: bool = False) ->
             )
         there = modules.weight_shape(stored_names[name])
         free = 1 if adapter.extended and _is_table(name) else 0  # dimensions that may differ
-        if there is not None and shape[free:] != there[free : len(shape)]:
+        ways = [there or shape]
+        if adapter.config is not None and adapter.config.fan_in_fan_out:
+            ways.append(ways[0][::-1])
+        if all(shape[free:] != way[free : len(shape)] for way in ways):
             raise AdapterError(
                 f"The adapter {adapter.path} changes {name} as a matrix of shape "
                 f"{list(shape)}, but in the model in {model_folder} it has shape "
-                f"{list(there)}. {_whose(adapter)}"
+                f"{list(ways[0])}. {_whose(adapter)}"
             )
     return stored_names
 

@@ -44,7 +44,7 @@ _REFUSED: dict[str, str] = {
 }
 """Options that change what is computed, and what to do about each. Falsy values have no effect."""
 
-_EXTENDED = frozenset(["modules_to_save", "lora_bias", "target_parameters"])
+_EXTENDED = frozenset(["modules_to_save", "lora_bias", "target_parameters", "fan_in_fan_out"])
 """Those of them that extended adapters may have."""
 
 _OF_EXPERTS = ("gate_up_proj", "down_proj")
@@ -106,6 +106,8 @@ class LoraConfig:
     """The names that the config lists; empty where it gives a pattern, or excludes modules."""
     modules_to_save: tuple[str, ...] = ()
     """The names of modules whose weights stand whole in the adapter."""
+    fan_in_fan_out: bool = False
+    """The model stores matrices of linear maps as [in, out], as GPT-2 does; the adapter's are as always."""
     target_parameters: tuple[str, ...] = ()
     """The names of parameters that it changes besides modules, such as `mlp.experts.gate_up_proj`."""
 
@@ -203,6 +205,7 @@ def read_config(
         target_parameters=_names(
             folder, "target_parameters", config.get("target_parameters") or []
         ),
+        fan_in_fan_out=bool(config.get("fan_in_fan_out")),
     )
 
 

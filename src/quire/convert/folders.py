@@ -5,6 +5,8 @@ A folder grows under a name of its own, and gets its name when it is whole.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import math
 import os
@@ -18,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from quire.convert.merging import MergedFolder
+from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import UnsupportedModelError, WeightsError
@@ -30,6 +33,7 @@ from quire.gguf.quantize import Bytes, Floats, encode
 from quire.gguf.weights import open_files
 from quire.json_files import read_json_object
 from quire.weights.folder import GGUF_SOURCE, read_json
+from quire.weights.hub_config import LLAMA_NAMES, HubConfig
 
 DTYPES: Final[Mapping[str, str]] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 """The types of folders, and what a `config.json` calls them."""
@@ -41,20 +45,29 @@ _WEIGHTS = frozenset(
 )
 _TEMPLATES = "additional_chat_templates"
 _CLASSES: Final[Mapping[str, str]] = {
+    "apertus": "ApertusForCausalLM",
+    "arcee": "ArceeForCausalLM",
+    "bloom": "BloomForCausalLM",
+    "cohere": "CohereForCausalLM",
+    "cohere2": "Cohere2ForCausalLM",
     "ernie4_5": "Ernie4_5ForCausalLM",
     "exaone4": "Exaone4ForCausalLM",
     "dots1": "Dots1ForCausalLM",
     "ernie4_5_moe": "Ernie4_5_MoeForCausalLM",
+    "falcon": "FalconForCausalLM",
     "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "glm": "GlmForCausalLM",
     "glm4": "Glm4ForCausalLM",
     "glm4_moe": "Glm4MoeForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "gpt_neox": "GPTNeoXForCausalLM",
     "gpt_oss": "GptOssForCausalLM",
     "granite": "GraniteForCausalLM",
     "granitemoe": "GraniteMoeForCausalLM",
     "granitemoeshared": "GraniteMoeSharedForCausalLM",
+    "hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM",
     "hunyuan_v1_moe": "HunYuanMoEV1ForCausalLM",
     "llama": "LlamaForCausalLM",
     "minimax_m2": "MiniMaxM2ForCausalLM",
@@ -62,9 +75,12 @@ _CLASSES: Final[Mapping[str, str]] = {
     "ministral3": "Ministral3ForCausalLM",
     "mistral": "MistralForCausalLM",
     "mixtral": "MixtralForCausalLM",
+    "nemotron": "NemotronForCausalLM",
+    "olmo": "OlmoForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
     "olmo3": "Olmo3ForCausalLM",
     "olmoe": "OlmoeForCausalLM",
+    "phi": "PhiForCausalLM",
     "phi3": "Phi3ForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen2_moe": "Qwen2MoeForCausalLM",
@@ -74,6 +90,8 @@ _CLASSES: Final[Mapping[str, str]] = {
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "seed_oss": "SeedOssForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
+    "stablelm": "StableLmForCausalLM",
+    "starcoder2": "Starcoder2ForCausalLM",
 }
 """transformers' classes by model_type, which vLLM asks for."""
 
@@ -200,6 +218,21 @@ def folder_of_gguf(source: MergedFolder, dtype: str | None) -> NewFolder:
             "take the folder that it was made of"
         )
     config.pop(TILED_OUTPUT, None)  # the folder is in its own order
+    tensors: Iterable[_NewTensor]
+    if config.pop(LLAMA_NAMES, False):
+        tensors = _by_own_names(source, config, dtype.upper())
+        config = _own_config(config)
+    else:
+        fused = _fused_tensors(source.spec)
+        apart = {one.name for parts in fused.values() for one in parts}
+        names = (name for name in source.source.names() if name not in apart)
+        tensors = (
+            *(_new_tensor(source, name, dtype) for name in names),
+            *(_of_experts(source, parts, dtype.upper()) for parts in fused.values()),
+        )
+    family = FAMILIES.get(config["model_type"])
+    if family is not None and family.fused:
+        tensors = _with_fused_experts(tensors, family)
     config |= {
         "architectures": [_CLASSES[config["model_type"]]],
         "torch_dtype": DTYPES[dtype],
@@ -210,16 +243,6 @@ def folder_of_gguf(source: MergedFolder, dtype: str | None) -> NewFolder:
         for one in made.iterdir()
         if one.name not in (GGUF_SOURCE, "config.json")
     }
-    fused = _fused_tensors(source.spec)
-    apart = {one.name for parts in fused.values() for one in parts}
-    names = (name for name in source.source.names() if name not in apart)
-    tensors: Iterable[_NewTensor] = (
-        *(_new_tensor(source, name, dtype) for name in names),
-        *(_of_experts(source, parts, dtype.upper()) for parts in fused.values()),
-    )
-    family = FAMILIES.get(config["model_type"])
-    if family is not None and family.fused:
-        tensors = _with_fused_experts(tensors, family)
     return NewFolder(tensors, {"config.json": _json(config), **texts})
 
 
@@ -251,6 +274,68 @@ def _stack(name: str, parts: Sequence[_NewTensor]) -> _NewTensor:
             yield from part.pieces()
 
     return _NewTensor(name, parts[0].dtype, shape, sum(part.size for part in parts), pieces)
+
+
+def _own_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without what only a file's needs, or transformers computes itself for old models."""
+    heads = config["num_attention_heads"]
+    computed = {"head_dim": config["hidden_size"] // heads, "num_key_value_heads": heads}
+    return {
+        key: value
+        for key, value in config.items()
+        if not key.startswith("xielu_") and computed.get(key) != value
+    }
+
+
+def _by_own_names(
+    source: MergedFolder, config: Mapping[str, Any], dtype: str
+) -> Iterator[_NewTensor]:
+    """The tensors of a model that `source` knows by Llama's names, as its own folders have them."""
+    own = spec_of(HubConfig(config))
+    parts: dict[str, list[tuple[TensorSpec, TensorSpec]]] = {}
+    for mine, here in zip(own.tensors(), source.spec.tensors(), strict=True):
+        parts.setdefault(mine.name, []).append(
+            (mine, dataclasses.replace(here, offset=0.0, stored=None))
+        )
+    for name, some in parts.items():
+        first = some[0][0]
+        stored = next(
+            (
+                there + name.removeprefix(at)
+                for there, at in own.names.prefix_map
+                if name.startswith(at)
+            ),
+            name,
+        )
+        size = math.prod(first.stored_shape) * _SIZES[dtype]
+        for index in range(first.pieces or 1):
+            make = functools.partial(_assembled, source, some, index, dtype)
+            yield _NewTensor(stored.format(index), dtype, first.stored_shape, size, make)
+
+
+def _assembled(
+    source: MergedFolder,
+    parts: Sequence[tuple[TensorSpec, TensorSpec]],
+    index: int,
+    dtype: str,
+) -> Iterator[Bytes]:
+    """A folder's tensor, or a piece of it, made of one or several of a file."""
+    first = parts[0][0]
+    whole: Floats = np.empty(first.whole_shape, np.float32)
+    for spec, here in parts:
+        values = source.rows(here, np.arange(spec.shape[0])).reshape(spec.shape)
+        at = 0
+        for start, end in spec.rows or ((0, len(values)),):
+            whole[start:end] = values[at : at + end - start]
+            at += end - start
+    made = whole.T if first.transposed else whole
+    if first.pieces:
+        made = made.reshape(first.pieces, -1)[index]
+    yield _encoded(
+        np.ascontiguousarray(made).reshape(-1, made.shape[-1]),
+        dtype,
+        f"{source.folder}: {first.name}",
+    )
 
 
 def _own_type(header: Header) -> str:
@@ -348,6 +433,10 @@ def _new_tensor(source: MergedFolder, name: str, dtype: str | None) -> _NewTenso
         again = source.source.find(name)  # of a GGUF file it may be a copy, made for this
         if is_same:
             yield again.values.reshape(-1).view(np.uint8)
+            return
+        if name in source.transposed:
+            turned = source.stored_rows(again.transpose(), np.arange(shape[-1])).T
+            yield _encoded(np.ascontiguousarray(turned), kind, f"{source.folder}: {again.name}")
             return
         step = max(_AT_ONCE // width, 1)
         for first in range(0, shape[0], step):

@@ -16,12 +16,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.convert.merging import MergedFolder
 from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.rope import inverse_frequencies
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec
 from quire.errors import UnsupportedModelError
 from quire.gguf.arch_experts import FAMILIES
-from quire.gguf.architectures import ARCHITECTURES, Architecture, config_of
+from quire.gguf.architectures import ARCHITECTURES, Architecture, config_of, eps_key
 from quire.gguf.reader import GgufFile
 from quire.gguf.writer import Written
 from quire.weights.folder import read_json
@@ -77,12 +78,13 @@ def header_of(
         "attention.head_count_kv": spec.num_kv_heads,
         "attention.key_length": spec.head_dim,
         "attention.value_length": spec.head_dim,
-        "attention.layer_norm_rms_epsilon": float(spec.norm_eps),
+        eps_key(architecture): float(spec.norm_eps),
         "n_deepstack_layers": _deepstack_layers(folder, architecture),
         **_ffn(spec, architecture),
         **_windows(spec, architecture),
-        **_rope(spec, architecture),
+        **(_rope(spec, architecture) if spec.has_rope else {}),
         **_scales(spec, architecture),
+        **_of_old_kind(spec, architecture),
     }
     return {
         "general.architecture": architecture.name,
@@ -94,11 +96,34 @@ def header_of(
     }
 
 
+def _of_old_kind(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
+    keys: dict[str, Written | None] = {}
+    if architecture.name in ("command-r", "cohere2"):
+        keys["logit_scale"] = float(spec.logits_scale)
+    if architecture.name in ("gptneox", "stablelm"):
+        keys["use_parallel_residual"] = spec.parallel
+    if spec.qkv_clip:
+        keys["attention.clamp_kqv"] = float(spec.qkv_clip)
+    return keys
+
+
+def xielu_keys(spec: DecoderSpec, source: MergedFolder) -> dict[str, Written]:
+    """The numbers of Apertus' activation in each layer, which llama.cpp has in the metadata."""
+    keys: dict[str, list[float]] = {}
+    for layer in range(spec.num_layers):
+        for tensor in spec.layer_tensors(layer):
+            if tensor.role.startswith("xielu_"):
+                key = tensor.role.replace("_", ".", 1)
+                keys.setdefault(key, []).append(float(source.rows(tensor, np.arange(1))[0]))
+    return {key: np.array(values, np.float32) for key, values in keys.items()}
+
+
 def _context(folder: Path, spec: DecoderSpec) -> int:
     """The config's own context, which YaRN may stretch."""
     config = read_json(folder, "config.json")
     own: Any = {**config, **(config.get("text_config") or {})}.get("max_position_embeddings")
-    return own if isinstance(own, int) else spec.max_positions
+    has_own = isinstance(own, int) and spec.has_rope  # others may have it under another key
+    return own if has_own else spec.max_positions
 
 
 def _deepstack_layers(folder: Path, architecture: Architecture) -> int | None:

@@ -69,6 +69,14 @@ class Stored:
         floats = widen(part) if self.type == "BF16" else part.astype(np.float32)
         return in_folder_order(floats, self.tiles)
 
+    def transpose(self) -> Stored:
+        """The matrix the other way round."""
+        return dataclasses.replace(self, shape=self.shape[::-1], values=self.values.T)
+
+    def in_shape(self, shape: tuple[int, ...]) -> Stored:
+        """The same numbers in another shape."""
+        return dataclasses.replace(self, shape=shape, values=self.values.reshape(shape))
+
     def part(self, part: TensorPart, shape: tuple[int, ...]) -> Stored:
         """A part of a stack of matrices, as one matrix."""
         return dataclasses.replace(self, shape=shape, values=part.take(self.values, shape))
@@ -187,12 +195,14 @@ class MergedFolder:
         self.folder, self.spec, self.source = folder, spec, source
         self._changes: dict[str, list[_Change]] = {}
         """By the name of a stored tensor, in the order of the adapters."""
+        self.transposed = frozenset(one.name for one in spec.tensors() if one.transposed)
+        """The names of the matrices that the folder has the other way round."""
         stored = source.shapes()
         for path in adapters:
             adapter = read_adapter(path, extended=True, dora=True)
             fitting = check_fits(adapter, folder)
             adapter = dataclasses.replace(adapter, stored_names=fitting)
-            for change in _changes_of(adapter):
+            for change in _changes_of(adapter, self.transposed):
                 self._check_change(adapter, change, stored)
                 self._changes.setdefault(change.name, []).append(change)
 
@@ -213,7 +223,7 @@ class MergedFolder:
                 "resize_token_embeddings)"
             )
         tied = (self.spec.names.embeddings, self.spec.names.head)
-        is_table = name.endswith(tuple(one.removeprefix("model.") for one in tied))
+        is_table = name.endswith(tuple(one.removeprefix(self.spec.names.prefix) for one in tied))
         if self.spec.tied_embeddings and is_table and not change.is_own:
             raise AdapterError(
                 f"The adapter {adapter.path} changes {name}, and the model has one matrix for "
@@ -233,6 +243,8 @@ class MergedFolder:
         """
         if self.is_in_blocks(spec):
             return mxfp4.names_of(spec.within[0].name)
+        if spec.pieces:
+            return tuple(spec.name.format(index) for index in range(spec.pieces))
         return (self._find(spec)[0].name,)
 
     def is_in_blocks(self, spec: TensorSpec) -> bool:
@@ -255,11 +267,21 @@ class MergedFolder:
         Raises:
             WeightsError: the folder lacks it, or has it in another shape or type.
         """
+        if spec.pieces:
+            return self._in_pieces(spec)[rows]
         stored, which = self._find(spec)
         if which is not None:
             rows = which[rows]
         found = self.stored_rows(stored, rows)
         return found + np.float32(spec.offset) if spec.offset else found
+
+    def _in_pieces(self, spec: TensorSpec) -> Floats:
+        """All of a tensor that is several in the folder."""
+        piece = dataclasses.replace(spec, shape=spec.stored_shape, pieces=0)
+        names = (spec.name.format(index) for index in range(spec.pieces))
+        every = np.arange(piece.shape[0])
+        parts = [self.rows(dataclasses.replace(piece, name=name), every) for name in names]
+        return np.concatenate(parts)
 
     def stored_rows(self, stored: Stored, rows: Rows) -> Floats:
         """Some rows of a stored tensor, with what adapters change."""
@@ -276,6 +298,10 @@ class MergedFolder:
         if part is not None:
             return self._stored(part.name, part.stored_shape).part(part, spec.shape), None
         stored = self._stored(spec.name, spec.stored_shape)
+        if spec.transposed:
+            stored = stored.transpose()
+        elif stored.shape != spec.whole_shape:
+            stored = stored.in_shape(spec.whole_shape)
         if not spec.rows:
             return stored, None
         return stored, np.concatenate([np.arange(*ends) for ends in spec.rows])
@@ -303,17 +329,27 @@ class MergedFolder:
 # ---- adapters
 
 
-def _changes_of(adapter: Adapter) -> Iterator[_Change]:
-    """What an adapter does, in order: what it has whole comes before what it adds."""
+def _changes_of(adapter: Adapter, transposed: frozenset[str]) -> Iterator[_Change]:
+    """What an adapter does, in order: what it has whole comes before what it adds.
+
+    Args:
+        transposed: the matrices that the folder, and so the adapter, has the other way round. Rows are
+            of the right way.
+    """
     tensors = read_tensors(adapter)
 
     def stored(module: str, suffix: str = "weight") -> str:
         return f"{adapter.stored_names.get(module, module)}.{suffix}"
 
+    def whole(name: str, matrix: NDArray[Any]) -> Callable[[Floats, Rows], Floats]:
+        return _replacing(matrix.T if name in transposed else matrix)
+
     for module, matrix in tensors.own.items():
-        yield _Change(stored(module), _replacing(matrix), matrix.shape, is_own=True)
+        name = stored(module)
+        yield _Change(name, whole(name, matrix), matrix.shape, is_own=True)
     for module, matrix in tensors.matrices.items():
-        yield _Change(stored(module), _replacing(matrix), matrix.shape)
+        name = stored(module)
+        yield _Change(name, whole(name, matrix), matrix.shape)
     for module, bias in tensors.biases.items():
         yield _Change(stored(module, "bias"), _replacing(bias), bias.shape)
     for module, pair in tensors.pairs.items():

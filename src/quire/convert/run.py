@@ -23,6 +23,7 @@ from quire.convert.header import (
     check_header,
     header_of,
     rope_tensors,
+    xielu_keys,
 )
 from quire.convert.merging import MergedFolder, open_merged
 from quire.convert.tensors import Mixture, Planned, pieces, plan_tensors, type_of
@@ -161,6 +162,7 @@ def _plan_of_folder(source: MergedFolder, conversion: Conversion) -> FilePlan:
     ]
     metadata: dict[str, Written] = {
         **header_of(source.spec, architecture, source.folder, file_type),
+        **xielu_keys(source.spec, source),
         **vocabulary.metadata(architecture.name, source.spec.vocab_size, conversion.pre),
     }
     return FilePlan(metadata, [*frequencies, *tensors], len(frequencies), check)

@@ -41,6 +41,8 @@ _ROLES: Final[Mapping[str, str]] = {
     "sinks": "attn_sinks",
     "q_norm": "attn_q_norm",
     "k_norm": "attn_k_norm",
+    "positions": "position_embd",
+    "embedding_norm": "token_embd_norm",
 }
 """The roles of tensors and their names in a file, in a layer after `blk.<number>.`."""
 _FUSED: Final[Mapping[str, str]] = {
@@ -52,8 +54,12 @@ _FUSED: Final[Mapping[str, str]] = {
 }
 _FUSED_NAMES: Final[Mapping[str, str]] = {"qkv": "attn_qkv", "gate_up": "ffn_up"}
 _EXPERT: Final = re.compile(r"experts\.(\d+)\.(gate|up|down)")
-_PLAIN: Final = frozenset({"ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d.weight"})
-"""Matrices that stay float32: the choice of experts hangs on them, or they are tiny."""
+_FALCON: Final[Mapping[str, str]] = {"attention_norm": "attn_norm_2", "ffn_norm": "attn_norm"}
+"""Of Falcon's two norms, that of the FFN has the name of the one."""
+_PLAIN: Final = re.compile(
+    r"blk\.\d+\.(ffn_gate_inp(_shexp)?|ssm_conv1d)\.weight|position_embd\.weight|.*_norm\.weight|.*\.bias"
+)
+"""What stays float32 though it may be a matrix: the choice of experts hangs on it, or it is small."""
 _BLOCKS: Final = "MXFP4"
 _AT_ONCE = 1 << 22  # weights that are in memory at a time
 
@@ -77,9 +83,8 @@ class Planned:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it has the type that was asked for; vectors are float32, and so are those of experts."""
-        is_plain = self.name.split(".", 2)[-1] in _PLAIN or self.name.endswith(".bias")
-        return len(self.shape) > 1 and not is_plain
+        """Whether it has the type that was asked for; vectors are float32."""
+        return len(self.shape) > 1 and not _PLAIN.fullmatch(self.name)
 
 
 def plan_tensors(spec: DecoderSpec, architecture: Architecture) -> list[Planned]:
@@ -98,6 +103,8 @@ def _planned(
     """Tensors of a layer, of which some come together in one."""
     groups: dict[str, list[TensorSpec]] = {}
     for tensor in tensors:
+        if tensor.role.startswith("xielu_"):  # these are in the header
+            continue
         groups.setdefault(prefix + _name_of(tensor.role, spec, architecture), []).append(tensor)
     for name, parts in groups.items():
         shape = _shape_of(parts)
@@ -115,16 +122,22 @@ def _name_of(role: str, spec: DecoderSpec, architecture: Architecture) -> str:
         kind = "exps" if int(expert[1]) < spec.experts.count else "shexp"
         return f"ffn_{expert[2]}_{kind}{suffix}"
     together = _FUSED.get(role, "")
-    if role == "ffn_norm" and role not in architecture.norms:  # Seed-OSS, GLM-4.5, gpt-oss
-        role = "post_attention_norm"
+    if role == "ffn_norm" and role not in architecture.norms and not architecture.llama_names:
+        role = "post_attention_norm"  # Seed-OSS, GLM-4.5, gpt-oss
     joins_qkv = architecture.fused_qkv or architecture.joins_qkv
-    is_fused = joins_qkv if together == "qkv" else architecture.fused_gate_up
-    return (_FUSED_NAMES[together] if together and is_fused else _ROLES[role]) + suffix
+    if together and (joins_qkv if together == "qkv" else architecture.fused_gate_up):
+        return _FUSED_NAMES[together] + suffix
+    has_two = architecture.name == "falcon" and not spec.shared_norm
+    return (_FALCON.get(role, _ROLES[role]) if has_two else _ROLES[role]) + suffix
 
 
 def _shape_of(parts: list[TensorSpec]) -> tuple[int, ...]:
     """One tensor has its own shape, experts are stacked, others lie below each other."""
     first, is_stack = parts[0].shape, parts[0].role.startswith("experts.")
+    if parts[0].pieces:  # one below the other
+        return (parts[0].pieces, *parts[0].stored_shape)
+    if parts[0].stored is not None:
+        return parts[0].stored
     if parts[0].role == "shared_score":  # one row, which is a vector there
         return first[1:]
     if is_stack and len(parts) > 1:
@@ -214,13 +227,13 @@ def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator
             yield source.block_rows(part.spec)
             continue
         rows, *columns = part.spec.shape
-        width = math.prod(columns)
         order = _file_order(rows, part.heads) if part.heads else np.arange(rows)
-        step = max(_AT_ONCE // width, 1)
+        step = max(_AT_ONCE // math.prod(columns), 1)
         for first in range(0, rows, step):
             values = source.rows(part.spec, order[first : first + step])
+            width = planned.shape[-1] if len(planned.shape) > 1 else values.size
             what = f"{source.folder}: {planned.name}"
-            yield encoded(values.reshape(-1, planned.shape[-1]), kind, what)
+            yield encoded(values.reshape(-1, width), kind, what)
 
 
 def encoded(values: Floats, kind: TensorType, what: str) -> Bytes:

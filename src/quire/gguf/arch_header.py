@@ -115,6 +115,19 @@ class Header:
             raise self.wrong(self.key(name), value, "a list of integers")
         return [int(one) for one in value]
 
+    def numbers(self, name: str) -> list[float]:
+        """A finite number of each layer, of which a file may have one for all; without the architecture
+        before the key.
+        """
+        value, listed = self.metadata.get(name), list[float]()
+        if isinstance(value, float):
+            listed = [value] * self.layers
+        elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            listed = [float(one) for one in value]
+        if len(listed) != self.layers or not all(map(math.isfinite, listed)):
+            raise self.wrong(name, value, f"{self.layers} numbers, one for each layer")
+        return listed
+
     def value(self, name: str) -> Any:
         """A value, or None; of a list with a value for each layer, what all layers have."""
         value = self.metadata.get(self.key(name))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from quire.gguf.arch_experts import FAMILIES, ExpertFamily
 from quire.gguf.arch_mixers import SPLIT_MAPS
-from quire.gguf.architectures import BIASES, Architecture
+from quire.gguf.architectures import BIASES, FALCON_NORMS, ONE_NORM, XIELU, Architecture
 
 _ROLES = ("gate", "up", "down")
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
@@ -35,7 +35,7 @@ Way = tuple[StoredPart, ...]
 
 @dataclass(frozen=True, slots=True)
 class FolderTensor:
-    """A tensor of a folder, and the ways in which a file may have it. No way: it is zeros."""
+    """A tensor of a folder, and the ways in which a file may have it. No way: it is `fill` everywhere."""
 
     name: str
     shape: tuple[int, ...]
@@ -49,6 +49,7 @@ class FolderTensor:
     tiles: tuple[int, int] = (1, 1)
     """The file has the columns of value heads in llama.cpp's order: so many key heads, and value heads of
     each."""
+    fill: float = 0.0
 
 
 class Layout:
@@ -73,13 +74,22 @@ class Layout:
 
     def tensors(self) -> Iterator[FolderTensor]:
         """All tensors, in the model's order."""
-        table, shift = (self._config["vocab_size"], self._hidden), self._architecture.norm_shift
+        table = (self._config["vocab_size"], self._hidden)
+        architecture = self._architecture
         yield _whole("model.embed_tokens.weight", EMBEDDINGS, table)
+        if architecture.positions:
+            shape = (self._config["max_position_embeddings"], self._hidden)
+            yield _whole("model.embed_positions.weight", "position_embd.weight", shape)
+        if architecture.embedding_norm:
+            yield from self._norm("model.embed_norm", "token_embd_norm")
         for layer in range(self._config["num_hidden_layers"]):
             yield from self._layer(layer)
-        yield _whole("model.norm.weight", "output_norm.weight", (self._hidden,), shift)
+        if architecture.norms:
+            yield from self._norm("model.norm", "output_norm")
         if not self._config["tie_word_embeddings"]:
             yield _whole("lm_head.weight", HEAD, table)
+        if architecture.head_bias:
+            yield _whole("lm_head.bias", "output.bias", table[:1])
 
     def _layer(self, layer: int) -> Iterator[FolderTensor]:
         """`here` is how names in a folder begin, `there` those in a file."""
@@ -99,27 +109,42 @@ class Layout:
             yield _whole(f"{here}mlp.gate_up_proj.weight", f"{there}ffn_up.weight", shape)
             yield from self._map(here, there, "mlp.down_proj", "ffn_down", self._hidden, self._ffn)
         else:
-            for role in ("gate", "up"):
+            for role in ("gate", "up") if self._architecture.gated else ("up",):
                 name, stored = f"mlp.{role}_proj", f"ffn_{role}"
                 yield from self._map(here, there, name, stored, self._ffn, self._hidden)
             yield from self._map(here, there, "mlp.down_proj", "ffn_down", self._hidden, self._ffn)
 
     def _norms(self, here: str, there: str) -> Iterator[FolderTensor]:
-        architecture = self._architecture
-        shift = architecture.norm_shift
-        for stored, name in architecture.norms.items():
-            shape = (self._hidden,)
-            yield _whole(f"{here}{name}.weight", f"{there}{stored}.weight", shape, shift)
+        for stored, name in norms_of(self._architecture, self._config).items():
+            yield from self._norm(f"{here}{name}", f"{there}{stored}")
+        if "xielu_beta" in self._config:
+            layer = int(here.split(".")[2])
+            for one in XIELU:
+                fill = self._config[f"xielu_{one}"][layer]
+                yield FolderTensor(f"{here}mlp.act_fn.{one}", (1,), (), fill=fill)
+
+    def _norm(self, name: str, stored: str) -> Iterator[FolderTensor]:
+        """A norm of the residual stream."""
+        shape = (self._hidden,)
+        yield _whole(f"{name}.weight", f"{stored}.weight", shape, self._architecture.norm_shift)
+        if self._architecture.norm_biases:
+            yield _whole(f"{name}.bias", f"{stored}.bias", shape)
 
     def _query_key_norms(self, here: str, there: str) -> Iterator[FolderTensor]:
-        architecture = self._architecture
-        shift = architecture.norm_shift
-        if architecture.query_key_norms and self._config.get("use_qk_norm", True):
-            for role, heads in (("q", self._heads), ("k", self._kv_heads)):
-                size = self._head_dim * (heads if architecture.query_key_norms == "width" else 1)
-                name = architecture.norm_names[role]
-                stored = f"{there}attn_{role}_norm.weight"
-                yield _whole(f"{here}self_attn.{name}.weight", stored, (size,), shift)
+        kind, shift = self._architecture.query_key_norms, self._architecture.norm_shift
+        if not self._has_norms_of_heads(kind):
+            kind = ""
+        for role, heads in (("q", self._heads), ("k", self._kv_heads)) if kind else ():
+            size = self._head_dim * (heads if kind in ("width", "each") else 1)
+            shape = (heads, self._head_dim) if kind == "each" else (size,)
+            part = StoredPart(f"{there}attn_{role}_norm.weight", shape)
+            name = f"{here}self_attn.{self._architecture.norm_names[role]}.weight"
+            yield FolderTensor(name, (size,), ((part,),), shift=shift)
+
+    def _has_norms_of_heads(self, kind: str) -> bool:
+        if kind == "each":  # some of the architecture's models have them
+            return bool(self._config.get("use_qk_norm") or self._config.get("qk_layernorm"))
+        return bool(self._config.get("use_qk_norm", True))
 
     def _map(
         self, here: str, there: str, name: str, stored: str, rows: int, columns: int
@@ -317,6 +342,15 @@ class Layout:
             ways.append((StoredPart(f"{there}ffn_gate_up_exps.weight", both, first, rows),))
         ways.append((StoredPart(f"{there}ffn_{role}.{expert}.weight", shape),))
         return FolderTensor(name, shape, tuple(ways))
+
+
+def norms_of(architecture: Architecture, config: Mapping[str, Any]) -> Mapping[str, str]:
+    """The norms of a layer: their names in a file, and in a folder."""
+    if architecture.name == "stablelm" and config["use_parallel_residual"]:
+        return ONE_NORM
+    if architecture.name == "falcon":
+        return FALCON_NORMS if config["num_ln_in_parallel_attn"] == 2 else ONE_NORM
+    return architecture.norms
 
 
 def _whole(name: str, stored: str, shape: tuple[int, ...], shift: float = 0.0) -> FolderTensor:

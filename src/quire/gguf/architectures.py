@@ -19,7 +19,7 @@ from quire.gguf import arch_mixers, arch_rope
 from quire.gguf.arch_experts import expert_count, read_experts
 from quire.gguf.arch_header import Header
 from quire.gguf.reader import GgufFile
-from quire.weights.hub_config import short
+from quire.weights.hub_config import LLAMA_NAMES, short
 
 logger = logging.getLogger("quire")
 
@@ -28,6 +28,8 @@ _POST_NORMS = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+ONE_NORM = {"attn_norm": "input_layernorm"}
+FALCON_NORMS = {"attn_norm_2": "input_layernorm", "attn_norm": "post_attention_layernorm"}
 _GEMMA2_NORMS = {**_NORMS, **_POST_NORMS, "ffn_norm": "pre_feedforward_layernorm"}
 _SEED_NORMS = {
     "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"
@@ -103,8 +105,9 @@ class Architecture:
     """What the weights of norms are larger by than in a folder."""
     norms: Mapping[str, str] = field(default_factory=lambda: _NORMS)
     """The norms of a layer: their names in a file, and in a folder."""
-    query_key_norms: Literal["", "head", "width"] = ""
-    """Norms of queries and keys, over each head or over all."""
+    query_key_norms: Literal["", "head", "each", "width"] = ""
+    """Norms of queries and keys: over a head, with the same weights for all or with those of each; or over
+    all heads. Those of each head are in some of its models alone."""
     norm_names: Mapping[str, str] = field(default_factory=lambda: {"q": "q_norm", "k": "k_norm"})
     """What a folder calls them."""
     fused_qkv: bool = False
@@ -117,6 +120,19 @@ class Architecture:
     """The value heads of delta nets are in llama.cpp's order: see `weights`."""
     is_written: bool = True
     """quire makes such files of folders, too."""
+    llama_names: bool = False
+    """Its tensors are known by Llama's names, whatever a folder calls them."""
+    eps: str = "rms_norm_eps"
+    """What the config calls the small number in norms. By any other name, these are layer norms."""
+    norm_biases: bool = False
+    gated: bool = True
+    """The FFN has a gate."""
+    rotary: bool = True
+    """Its layers have rotary embeddings."""
+    positions: bool = False
+    """It has embeddings of positions."""
+    embedding_norm: bool = False
+    head_bias: bool = False
 
 
 _QWEN_HYBRID: Any = {
@@ -258,6 +274,69 @@ _ALL = (
         norm_names={"q": "query_layernorm", "k": "key_layernorm"},
     ),
     Architecture("internlm2", "InternLM2, InternLM2.5", ("internlm2",), "llama", interleaved=True),
+    Architecture(
+        "command-r", "Command R, Command R+, Aya", ("cohere",), "cohere",
+        norms=ONE_NORM, eps="layer_norm_eps", query_key_norms="each", llama_names=True,
+    ),
+    Architecture(
+        "cohere2", "Command R7B, Command A", ("cohere2",), "cohere2",
+        windows="pattern", pattern=4, norms=ONE_NORM, eps="layer_norm_eps", llama_names=True,
+    ),
+    Architecture(
+        "starcoder2", "StarCoder2", ("starcoder2",), "starcoder2",
+        eps="norm_epsilon", norm_biases=True, gated=False, llama_names=True,
+    ),
+    Architecture(
+        "stablelm", "StableLM", ("stablelm",), "stablelm",
+        names_theta=False, partial_rotary=True, eps="layer_norm_eps", norm_biases=True,
+        query_key_norms="each", llama_names=True,
+    ),
+    Architecture(
+        "phi2", "Phi-1, Phi-1.5, Phi-2", ("phi",), "phi",
+        names_theta=False, partial_rotary=True, norms=ONE_NORM, eps="layer_norm_eps",
+        norm_biases=True, gated=False, head_bias=True, llama_names=True,
+    ),
+    Architecture(
+        "gptneox", "GPT-NeoX, Pythia", ("gpt_neox",), "gpt_neox",
+        names_theta=False, partial_rotary=True, eps="layer_norm_eps", norm_biases=True,
+        gated=False, joins_qkv=True, llama_names=True,
+    ),
+    Architecture(
+        "gpt2", "GPT-2", ("gpt2",), "gpt2",
+        rotary=False, positions=True, eps="layer_norm_epsilon", norm_biases=True, gated=False,
+        joins_qkv=True, llama_names=True,
+    ),
+    Architecture(
+        "bloom", "BLOOM, BLOOMZ", ("bloom",), "bloom",
+        rotary=False, embedding_norm=True, eps="layer_norm_epsilon", norm_biases=True, gated=False,
+        joins_qkv=True, llama_names=True,
+    ),
+    Architecture(
+        "falcon", "Falcon 7B, 40B, 180B, 11B", ("falcon",), "falcon",
+        names_theta=False, eps="layer_norm_epsilon", norm_biases=True, gated=False,
+        joins_qkv=True, llama_names=True,
+    ),
+    Architecture(
+        "hunyuan-dense", "Hunyuan 0.5B to 7B", ("hunyuan_v1_dense",), "hunyuan_v1_dense",
+        query_key_norms="head", llama_names=True,
+    ),
+    Architecture(
+        "apertus", "Apertus", ("apertus",), "apertus",
+        query_key_norms="head", gated=False, llama_names=True,
+    ),
+    Architecture(
+        "arcee", "Arcee's AFM", ("arcee",), "arcee",
+        interleaved=True, gated=False, llama_names=True,
+    ),
+    Architecture(
+        "nemotron", "Nemotron-4, Minitron", ("nemotron",), "nemotron",
+        partial_rotary=True, eps="norm_eps", norm_biases=True, norm_shift=1.0, gated=False,
+        llama_names=True,
+    ),
+    Architecture(
+        "olmo", "OLMo 1", ("olmo",), "olmo",
+        interleaved=True, norms={}, eps="layer_norm_eps", llama_names=True,
+    ),
 )  # fmt: skip
 
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for one in _ALL}
@@ -267,6 +346,9 @@ _QKV = ("attn_q", "attn_k", "attn_v")
 _ATTENTION = {"attention_bias": (*_QKV, "attn_output")}
 _INPUTS, _ALWAYS = {"attention_bias": _QKV}, {"": _QKV}
 _CORRECTION = {"": ("exp_probs_b",)}  # of the choice of experts
+_PLAIN_FFN = ("ffn_up", "ffn_down")
+_UNGATED_MAPS = {**_ATTENTION, "mlp_bias": _PLAIN_FFN}
+_EVERYWHERE = {"": (*_QKV, "attn_output", *_PLAIN_FFN)}
 _ALL_MAPS = {**_ATTENTION, "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down")}
 BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("llama", "granite", "smollm3"), _ALL_MAPS),
@@ -282,6 +364,12 @@ BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     "dots1": {**_ATTENTION, **_CORRECTION},
     "glm4_moe": {**_INPUTS, **_CORRECTION},
     **dict.fromkeys(("ernie4_5_moe", "minimax_m2"), _CORRECTION),
+    **dict.fromkeys(("cohere", "olmo", "apertus", "hunyuan_v1_dense"), _ATTENTION),
+    **dict.fromkeys(("arcee", "nemotron"), _UNGATED_MAPS),
+    **dict.fromkeys(("phi", "gpt2", "bloom"), _EVERYWHERE),
+    "gpt_neox": {**_ATTENTION, "": _PLAIN_FFN},
+    "stablelm": {"use_qkv_bias": _QKV},
+    "starcoder2": {"use_bias": _EVERYWHERE[""]},
 }
 """By model_type: the keys of a config that give linear maps biases, and these maps.
 
@@ -292,6 +380,10 @@ _BIAS = re.compile(
     r"blk\.(\d+)\.(attn_(?:q|k|v|qkv|output)|ffn_(?:gate|up|down)|exp_probs_b)\.bias"
 )
 
+XIELU = ("alpha_p", "alpha_n", "beta", "eps")
+"""Apertus' activation has these numbers in each layer, in a file as metadata."""
+
+_OLMO_EPS = 1e-5
 _MOST_HEADS = 10_000
 _DTYPES = {"F16": "float16", "BF16": "bfloat16"}
 
@@ -315,6 +407,15 @@ _NEUTRAL: dict[str, tuple[float, ...]] = {
 }
 """Keys of which the engine computes these values alone."""
 _SCALES = ("embedding_scale", "logit_scale", "residual_scale")
+_COMPUTED: dict[str, tuple[str, ...]] = {
+    "command-r": ("logit_scale",),
+    "cohere2": ("logit_scale",),
+    "bloom": ("attention.max_alibi_bias",),
+    "gptneox": ("use_parallel_residual",),
+    "stablelm": ("use_parallel_residual",),
+    "olmo": ("attention.clamp_kqv",),
+}
+"""Those of them that it computes with any value, by architecture."""
 
 
 def architecture_of(header: Header) -> Architecture:
@@ -369,12 +470,13 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
         "num_key_value_heads": kv_heads,
         "head_dim": _head_dim(header, architecture, hidden // heads),
         "max_position_embeddings": header.integer("context_length"),
-        "rms_norm_eps": header.number("attention.layer_norm_rms_epsilon", maximum=1.0),
+        architecture.eps: header.number(eps_key(architecture), maximum=1.0),
         "tie_word_embeddings": "output.weight" not in header.tensors,
     }
     config |= _windows(header, architecture, config)
-    config |= _rope(header, architecture, config)
-    config |= _query_scale(header, architecture, config)
+    if architecture.rotary:
+        config |= _rope(header, architecture, config)
+        config |= _query_scale(header, architecture, config)
     config |= _ffn(header, architecture)
     config |= _query_key_norms(header, config)
     config |= _scales(header, architecture, config)
@@ -382,7 +484,15 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
         config |= arch_mixers.latent_keys(header, config)
     if architecture.mixer == "delta_net":
         config |= arch_mixers.delta_net_keys(header, is_tiled=architecture.tiled_values)
+    if architecture.llama_names:
+        config |= {LLAMA_NAMES: True, **_of_old_kind(header, architecture, config)}
     return config | _biases(header, config)
+
+
+def eps_key(architecture: Architecture) -> str:
+    """The key of the small number in norms, which says of what kind they are."""
+    kind = "rms_" if architecture.eps == "rms_norm_eps" else ""
+    return f"attention.layer_norm_{kind}epsilon"
 
 
 def _heads(header: Header, key: str, default: int | None = None) -> int:
@@ -428,7 +538,9 @@ def _dtype(header: Header) -> str:
 
 def _refuse_what_is_not_computed(header: Header, architecture: Architecture) -> None:
     for key, values in _NEUTRAL.items():
-        if key not in header or (architecture.scales and key in _SCALES):
+        if key not in header or key in _COMPUTED.get(architecture.name, ()):
+            continue
+        if architecture.scales and key in _SCALES:
             continue
         if key == "attention.temperature_scale" and architecture.grows_queries:
             continue
@@ -662,6 +774,48 @@ def _usual_scales(header: Header, architecture: Architecture) -> tuple[float, fl
         return 1.0, 1.0, 1.0
     # The files of MiniCPM 1 were written before there were keys.
     return 12.0, 1.4 / header.layers**0.5, header.integer("embedding_length") / 256
+
+
+def _of_old_kind(
+    header: Header, architecture: Architecture, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the metadata and the tensors say of models with layer norms or FFNs without a gate."""
+    name, hidden, ffn = architecture.name, config["hidden_size"], config["intermediate_size"]
+
+    def has(tensor: str) -> bool:
+        return f"blk.0.{tensor}.weight" in header.tensors
+
+    if name == "command-r":
+        # Without the key, logits are not scaled.
+        return {
+            "logit_scale": header.number("logit_scale", 0.0) or 1.0,
+            "use_qk_norm": has("attn_q_norm"),
+        }
+    if name == "cohere2":
+        return {"logit_scale": header.number("logit_scale")}
+    if name == "stablelm":  # llama.cpp looks for the norm, too, and not at the key
+        return {"use_parallel_residual": not has("ffn_norm"), "qk_layernorm": has("attn_q_norm")}
+    if name == "gptneox":
+        return {"use_parallel_residual": header.flag("use_parallel_residual", True)}
+    if name == "gpt2":
+        return {"n_inner": ffn}
+    if name == "falcon":
+        norms = 2 if has("attn_norm_2") else 1
+        return {
+            "ffn_hidden_size": ffn, "num_kv_heads": config["num_key_value_heads"],
+            "new_decoder_architecture": True, "num_ln_in_parallel_attn": norms,
+        }  # fmt: skip
+    if name == "apertus":
+        return {f"xielu_{one}": header.numbers(f"xielu.{one}") for one in XIELU}
+    if name == "olmo":
+        if not math.isclose(config[architecture.eps], _OLMO_EPS, rel_tol=1e-5):
+            raise header.unsupported(f"{header.key(eps_key(architecture))} is not {_OLMO_EPS:g}")
+        return {"clip_qkv": header.number("attention.clamp_kqv", 0.0) or None}
+    if name == "bloom" and ffn != 4 * hidden:
+        raise header.unsupported(
+            f"{header.key('feed_forward_length')} is {ffn}, and not four times the width, as in all BLOOMs"
+        )
+    return {}
 
 
 def _biases(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:

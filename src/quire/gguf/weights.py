@@ -124,8 +124,8 @@ class GgufSource:
             raise WeightsError(f"{self._header.source}: the weights lack {name}")
         way = self._ways[name]
         if not way:
-            zeros = np.zeros((1, wanted.shape[0] * _F32.bytes), np.uint8)
-            return GgufTensor(name, _F32, wanted.shape, zeros)
+            filled = np.full((1, wanted.shape[0]), wanted.fill, np.float32)
+            return GgufTensor(name, _F32, wanted.shape, filled.view(np.uint8))
         kind = self._type(way)
         parts = [self._rows(part, wanted) for part in way]
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts)

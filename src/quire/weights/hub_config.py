@@ -17,12 +17,22 @@ _MOST_COUNTED = 10_000
 _LARGEST = 3.4028234663852886e38  # a float32
 
 
+LLAMA_NAMES = "quire_llama_names"
+"""A key that quire writes itself: the weights of this model are known by the names that Llama's have."""
+
+
 class HubConfig:
     """The top level of a `config.json`, or an object in it. An absent or null key has the default."""
 
-    def __init__(self, values: Mapping[str, Any], source: str = "config.json") -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        source: str = "config.json",
+        file_keys: Mapping[str, str] | None = None,
+    ) -> None:
         self.values = values
         self.source = source
+        self._file_keys = file_keys or {}  # what the file calls keys that have other names here
 
     @classmethod
     def read(cls, folder: Path, name: str = "config.json") -> HubConfig:
@@ -44,7 +54,7 @@ class HubConfig:
 
     def with_changes(self, changes: Mapping[str, Any]) -> HubConfig:
         """The same config with other values for some keys."""
-        return HubConfig({**self.values, **changes}, self.source)
+        return HubConfig({**self.values, **changes}, self.source, self._file_keys)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`; the default if it is absent or null."""
@@ -53,7 +63,17 @@ class HubConfig:
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> HubConfig:
         """The same config with values for absent keys. A null stays null: files may mean it."""
-        return HubConfig({**defaults, **self.values}, self.source)
+        return HubConfig({**defaults, **self.values}, self.source, self._file_keys)
+
+    def with_names(self, file_keys: Mapping[str, str]) -> HubConfig:
+        """The same config with usual names for keys that this type of model has other names for.
+
+        `file_keys` has these by the usual ones. Errors name a key as the file has it, and files may
+        have the usual names, too.
+        """
+        known = {name: key for name, key in file_keys.items() if key in self or name not in self}
+        values = {name: self.values[key] for name, key in known.items() if key in self.values}
+        return HubConfig({**self.values, **values}, self.source, {**self._file_keys, **known})
 
     def inner(self, key: str, value: Any = None) -> HubConfig:
         """The object at `key`, or the one given, as a config of its own.
@@ -120,6 +140,7 @@ class HubConfig:
     def wrong(self, key: str, value: Any, expected: str) -> ModelError:
         """The error for a value that is missing, or is not what was `expected`."""
         problem = "is missing" if value is None else f"is {short(value)}"
+        key = self._file_keys.get(key, key)
         return ModelError(f"{self.source}: {key} {problem}; it must be {expected}")
 
     def require(self, key: str, allowed: tuple[Any, ...], default: Any) -> None:
@@ -128,7 +149,8 @@ class HubConfig:
         if value not in allowed:
             known = ", ".join(str(one) for one in allowed)
             raise UnsupportedModelError(
-                f"{self.source}: {key} is {short(value)}; the native engine computes {known}. "
+                f"{self.source}: {self._file_keys.get(key, key)} is {short(value)}; the native engine "
+                f"computes {known}. "
                 "infer_backend: vllm may run this model"
             )
 

@@ -15,9 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     CONFIG_MAPPING,
+    ApertusConfig,
+    ArceeConfig,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    BloomConfig,
+    Cohere2Config,
+    CohereConfig,
     CwmConfig,
     DeepseekV2Config,
     DeepseekV3Config,
@@ -26,6 +31,7 @@ from transformers import (
     Ernie4_5Config,
     Exaone4_5_Config,
     Exaone4Config,
+    FalconConfig,
     FlexOlmoConfig,
     Gemma2Config,
     Gemma3Config,
@@ -39,11 +45,15 @@ from transformers import (
     Glm4MoeLiteConfig,
     Glm4vConfig,
     GlmConfig,
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoXConfig,
     GptOssConfig,
     GraniteConfig,
     GraniteMoeConfig,
     GraniteMoeSharedConfig,
     HeliumConfig,
+    HunYuanDenseV1Config,
     HunYuanMoEV1Config,
     HyperCLOVAXConfig,
     Llama4TextConfig,
@@ -55,11 +65,15 @@ from transformers import (
     Mistral3Config,
     MistralConfig,
     MixtralConfig,
+    NemotronConfig,
     Olmo2Config,
     Olmo3Config,
+    OlmoConfig,
     OlmoeConfig,
     OlmoHybridConfig,
+    OPTConfig,
     Phi3Config,
+    PhiConfig,
     PretrainedConfig,
     Qwen2Config,
     Qwen2MoeConfig,
@@ -74,6 +88,8 @@ from transformers import (
     SeedOssConfig,
     SmolLM3Config,
     SolarOpenConfig,
+    StableLmConfig,
+    Starcoder2Config,
     VaultGemmaConfig,
     YoutuConfig,
 )
@@ -189,6 +205,9 @@ _MINICPM = {
     },
     "tie_word_embeddings": True,
 }
+_TIED: dict[str, Any] = {"tie_word_embeddings": True}
+
+_ALPHA = {"rope_type": "dynamic", "rope_theta": 10_000.0, "alpha": 50.0, "factor": 1.0}
 
 _MOE: dict[str, Any] = {"moe_intermediate_size": 24, "num_experts_per_tok": 3}
 
@@ -486,6 +505,39 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "smollm3": (SmolLM3Config, {"no_rope_layer_interval": 2, "tie_word_embeddings": True}),
     "telechat3": (LlamaConfig, {"rope_parameters": _YARN}),
     "vaultgemma": (VaultGemmaConfig, {**_GEMMA, "sliding_window": 24}),
+    "cohere": (CohereConfig, _TIED),
+    "cohere_norms": (CohereConfig, {"use_qk_norm": True, "attention_bias": True}),
+    "cohere2": (
+        Cohere2Config,
+        {**_TIED, "sliding_window": 24, "sliding_window_pattern": 2, "logit_scale": 0.4},
+    ),
+    "starcoder2": (Starcoder2Config, {**_TIED, "sliding_window": 24}),
+    "starcoder2_plain": (Starcoder2Config, {"use_bias": False, "hidden_act": "gelu"}),
+    "stablelm": (StableLmConfig, {"use_qkv_bias": True, "partial_rotary_factor": 0.25}),
+    "stablelm_12b": (StableLmConfig, {"qk_layernorm": True, "use_parallel_residual": True}),
+    "phi": (PhiConfig, {"num_key_value_heads": 4}),
+    "phi_norms": (PhiConfig, {"qk_layernorm": True, "partial_rotary_factor": 0.25}),
+    "gpt_neox": (GPTNeoXConfig, {"rotary_pct": 0.5}),
+    "gpt_neox_serial": (GPTNeoXConfig, {"use_parallel_residual": False, "attention_bias": False}),
+    "gpt2": (GPT2Config, {**_TIED, "max_position_embeddings": 256}),
+    "gptj": (GPTJConfig, {"max_position_embeddings": 256, "rotary_dim": 10, "n_inner": 80}),
+    "bloom": (BloomConfig, {"num_attention_heads": 6, "hidden_size": 96, **_TIED}),
+    "falcon": (FalconConfig, {**_TIED, "bias": True}),
+    "falcon_new": (FalconConfig, {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon_11b": (
+        FalconConfig,
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+    ),
+    "falcon_rw": (
+        FalconConfig,
+        {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True, **_TIED},
+    ),
+    "hunyuan": (HunYuanDenseV1Config, {"head_dim": 24, "rope_parameters": _ALPHA}),
+    "apertus": (ApertusConfig, {"rope_parameters": _LLAMA3_ROPE, "dtype": "float32"}),
+    "arcee": (ArceeConfig, {"mlp_bias": True}),
+    "nemotron": (NemotronConfig, {"partial_rotary_factor": 0.5}),
+    "olmo": (OlmoConfig, {"clip_qkv": 0.7}),
+    "opt": (OPTConfig, {**_TIED, "ffn_dim": 112}),
     "yi": (LlamaConfig, {"hidden_size": 96, "rms_norm_eps": 1e-6, "vocab_size": 299}),
 }
 
@@ -549,7 +601,7 @@ def make_random_model(
         model = _auto_class(config).from_config(config, attn_implementation="eager")
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if parameter.ndim == 1:
+                if parameter.ndim == 1 or "norm." in name:
                     at_zero = name.endswith("bias") or _has_norms_at_zero(name, kind)
                     parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
                 elif name.endswith("_bias"):  # of experts; some are large enough to be clamped
@@ -575,7 +627,7 @@ def _has_norms_at_zero(name: str, kind: str) -> bool:
     """Whether a norm's weights are stored without the 1 that is added to them."""
     if kind.startswith(("qwen3_next", "qwen3_5")):
         return not name.endswith("linear_attn.norm.weight")
-    return kind.startswith("gemma") and not kind.startswith(("gemma3n", "gemma4"))
+    return kind.startswith(("gemma", "nemotron")) and not kind.startswith(("gemma3n", "gemma4"))
 
 
 def config_values(kind: str) -> dict[str, Any]:
@@ -702,11 +754,12 @@ def load_oracle(folder: Path | str) -> Any:
     """Return transformers' own model of `folder`, in float32 with eager attention."""
     own = Path(folder) / ORACLE
     folder = own if own.is_dir() else folder
-    auto_class = _auto_class(AutoConfig.from_pretrained(folder))
-    model = auto_class.from_pretrained(
+    config = AutoConfig.from_pretrained(folder)
+    model = _auto_class(config).from_pretrained(
         folder,
         dtype=torch.float32,
-        attn_implementation="eager",
+        # Falcon's eager attention adds ALiBi twice: to the scores, and with the mask.
+        attn_implementation="sdpa" if config.model_type == "falcon" else "eager",
         experts_implementation="eager",  # others want sizes in whole 16 bytes
     )
     return model.eval()

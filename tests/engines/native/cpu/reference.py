@@ -4,14 +4,15 @@ Each function has the name of its compiled twin in `kernels` or `program`, and t
 kernel takes addresses and sizes where these take arrays, computes the part of one task where these
 compute everything, and writes to `out` where these return it:
 
-    kernels.rowwise.rms_norm(task, tasks, x, rows, size, weight, eps, out)
-    reference.rms_norm(x, weight, eps) -> out
+    kernels.rowwise.gather_rows(task, tasks, table, bfloat16, size, indices, rows, out)
+    reference.gather_rows(table, indices) -> out
 
 `ReferenceRunner` is slow, and ready without compiling anything.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from quire.engines.native.cpu.inputs import check_batch
 from quire.engines.native.cpu.kernels.layout import padded
 from quire.engines.native.cpu.weights.adapter import LoraMap, LoraWeights, lora_weights
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale, layer_embedding_scale
+from quire.engines.native.models.alibi import alibi_slopes
 from quire.engines.native.models.layers.altup import AltUpSpec
 from quire.engines.native.models.layers.experts import ExpertsSpec, RouterSpec
 from quire.engines.native.models.rope import (
@@ -32,7 +34,7 @@ from quire.engines.native.models.rope import (
     mrope_angles,
     query_factors,
 )
-from quire.engines.native.models.spec import Activation, RopeSpec
+from quire.engines.native.models.spec import XIELU, Activation, RopeSpec
 from quire.weights.safetensors import widen
 
 Floats = NDArray[np.float32]
@@ -45,9 +47,18 @@ def wide(matrix: Matrix) -> Floats:
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
-    """`rowwise.rms_norm`: x / sqrt(mean(x^2) + eps) * weight, over the last axis."""
+    """One kind of `rowwise.norm_rows`: x / sqrt(mean(x^2) + eps) * weight, over the last axis."""
     mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
     return (x / np.sqrt(mean + np.float32(eps)) * weight).astype(np.float32)
+
+
+def layer_norm(x: Floats, weight: Floats | None, bias: Floats | None, eps: float) -> Floats:
+    """The other kind of `rowwise.norm_rows`: (x - mean) / sqrt(variance + eps) * weight + bias."""
+    centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float32)
+    variance = np.mean(centred * centred, axis=-1, keepdims=True, dtype=np.float32)
+    normed: Floats = (centred / np.sqrt(variance + np.float32(eps))).astype(np.float32)
+    normed = normed if weight is None else normed * weight
+    return normed if bias is None else normed + bias
 
 
 def gather_rows(table: Matrix, indices: NDArray[np.int32]) -> Floats:
@@ -106,6 +117,31 @@ def softplus(x: Floats) -> Floats:
 AddExpertLora = Callable[[str, NDArray[np.intp], Floats, Floats], Floats]
 """`add(role, rows, x, out)`: the same for some rows of the batch."""
 
+
+def activate(x: Floats, activation: Activation, xielu: Mapping[str, float] | None = None) -> Floats:
+    """`activations.activate_columns`: an activation without a gate."""
+    one = np.ones_like(x)
+    if activation == "xielu":
+        assert xielu is not None
+        return _xielu(x, **xielu)
+    functions: dict[Activation, Callable[[], Any]] = {
+        "silu": lambda: silu_gate(x, one),
+        "gelu_tanh": lambda: gelu_gate(x, one),
+        "gelu": lambda: x * (1 + np.vectorize(math.erf)(x.astype(np.float64) / math.sqrt(2))) / 2,
+        "relu": lambda: np.maximum(x, 0),
+        "relu2": lambda: np.maximum(x, 0) ** 2,
+    }
+    return functions[activation]().astype(np.float32)
+
+
+def _xielu(x: Floats, alpha_p: float, alpha_n: float, beta: float, eps: float) -> Floats:
+    """`activations.activate_xielu`, of the numbers that a folder has."""
+    positive, negative = np.logaddexp(0, alpha_p), beta + np.logaddexp(0, alpha_n)
+    below = (np.expm1(np.minimum(x, np.float32(eps))) - x) * np.float32(negative)
+    curve = np.where(x > 0, np.float32(positive) * x * x, below)
+    return (curve + np.float32(beta) * x).astype(np.float32)
+
+
 AddLora = Callable[[str, Floats, Floats], Floats]
 """`add(role, x, out)`: out, plus what the rows' adapters add to the linear map of that role for x."""
 
@@ -135,6 +171,20 @@ def gated_ffn(
         cut = gate.mean(-1, keepdims=True) + gate.std(-1, keepdims=True) * np.float32(cutoff)
         gate = np.maximum(gate - cut, 0)
     return GATES[activation](gate, add("up", x, linear(x, tensors["up"], tensors.get("up_bias"))))
+
+
+def plain_ffn(
+    x: Floats,
+    tensors: Mapping[str, Matrix],
+    activation: Activation,
+    add: AddLora = lambda role, x, out: out,
+) -> Floats:
+    """`ffn_step.plain_ffn`: act(x @ up.T + up_bias)."""
+    up = add("up", x, linear(x, tensors["up"], tensors.get("up_bias")))
+    numbers = None
+    if activation == "xielu":
+        numbers = {name: float(tensors[f"xielu_{name}"][0]) for name in XIELU}
+    return activate(up, activation, numbers)
 
 
 def choose_experts(
@@ -273,6 +323,7 @@ def attention(
     cap: float = 0.0,
     chunked: bool = False,
     sinks: Floats | None = None,
+    slopes: Floats | None = None,
 ) -> Floats:
     """`attention.attention`: q (rows, heads, size), scaled and rotated. Returns the shape of q."""
     size = q.shape[2]
@@ -288,6 +339,8 @@ def attention(
         values = np.repeat(values[:, :length], group, axis=0)
         scores = soft_cap(np.einsum("rhd,hpd->hrp", q[start:end], keys), cap)
         distance = batch.positions[start:end, None] - np.arange(length)
+        if slopes is not None:
+            scores = scores - slopes[:, None, None] * distance.astype(np.float32)
         seen = distance >= 0
         if window and chunked:
             seen &= np.arange(length) >= batch.positions[start:end, None] // window * window
@@ -355,12 +408,12 @@ def _embed(batch: Batch, embeddings: Matrix) -> Floats:
     return x
 
 
-def _logits(batch: Batch, x: Floats, head: Matrix) -> Floats:
+def _logits(batch: Batch, x: Floats, head: Matrix, bias: Floats | None) -> Floats:
     """The logits of all rows, by each row's own adapter."""
-    logits = linear(x, head)
+    logits = linear(x, head, bias)
     for weights, rows in _adapted_rows(batch):
         if "head" in weights.replacements:
-            logits[rows] = linear(x[rows], weights.replacements["head"])
+            logits[rows] = linear(x[rows], weights.replacements["head"], bias)
         if "head" in weights.tables:
             logits[rows] = add_lora(x[rows], weights.tables["head"], logits[rows])
     return logits
@@ -443,6 +496,9 @@ class ReferenceRunner:
             np.zeros((*each, block_size, padded(shape.value_dim)), np.float32)
             for each, shape in zip(blocks, shapes, strict=True)
         ]
+        self._slopes = None
+        if spec.alibi:
+            self._slopes = alibi_slopes(spec.num_heads) * np.float32(spec.alibi)
         self._angles = {
             rope: cosines_and_sines(*self._frequencies(rope), max_model_len)
             for rope in (spec.rope, spec.local_rope)
@@ -452,9 +508,13 @@ class ReferenceRunner:
     def run(self, batch: Batch) -> Floats:
         """Run the model over one batch; see `Runner`."""
         check_batch(batch, self)
-        spec, tensors, eps = self._spec, self._weights.tensors, self._spec.norm_eps
+        spec, tensors = self._spec, self._weights.tensors
         x: Floats = _embed(batch, tensors["embeddings"])
         x = x * embedding_scale(self._weights)
+        if "positions" in tensors:
+            x = x + tensors["positions"][batch.positions]
+        if spec.names.embedding_norm:
+            x = self._norm(x, tensors, "embedding_norm")
         if batch.embeds is not None:
             x[batch.embed_rows] = batch.embeds
         inputs = self._layer_inputs(x, batch)
@@ -462,14 +522,14 @@ class ReferenceRunner:
         for layer, layer_tensors in enumerate(self._weights.layers):
             add = _adder(batch, layer)
             x = streams.predict(layer) if streams else x
-            normed = self._norm(x, layer, "attention_norm")
+            normed = self._layer_norm(x, layer, "attention_norm")
             mixed = (self._mix if spec.mixer(layer) else self._attend)(normed, batch, layer)
             mixed = add("o", mixed, linear(mixed, layer_tensors["o"], layer_tensors.get("o_bias")))
-            x = self._sum(x, self._norm(mixed, layer, "post_attention_norm"))
+            before, x = x, self._sum(x, self._layer_norm(mixed, layer, "post_attention_norm"))
             if streams:
                 x = self._add_laurel(x, normed, batch, layer)
-            summed = self._ffn(x, batch, layer)
-            x = self._sum(x, self._norm(summed, layer, "post_ffn_norm"))
+            summed = self._ffn(before if spec.parallel else x, batch, layer)
+            x = self._sum(x, self._layer_norm(summed, layer, "post_ffn_norm"))
             if inputs is not None:
                 gated = streams.correct(x, layer) if streams else x
                 out = self._map_layer_inputs(gated, inputs[layer], batch, layer)
@@ -479,11 +539,12 @@ class ReferenceRunner:
                     x = self._sum(x, out)
             x = x * layer_tensors.get("layer_scale", np.float32(1))
         x = streams.end() if streams else x
-        normed = rms_norm(x, tensors["final_norm"], eps)
+        normed = self._norm(x, tensors, "final_norm")
         self.hidden = normed[batch.hidden_rows]
         if "head" not in tensors:
             return np.zeros((0, self.vocab_size), np.float32)
-        logits = _logits(batch, normed, tensors["head"])[batch.logits_rows]
+        logits = _logits(batch, normed, tensors["head"], tensors.get("head_bias"))
+        logits = logits[batch.logits_rows]
         logits = logits * np.float32(spec.logits_scale)
         return soft_cap(logits, spec.logits_cap)
 
@@ -492,20 +553,24 @@ class ReferenceRunner:
         tensors, spec = self._weights.layers[layer], self._spec
         sparse, normed, add = (
             spec.sparse_ffn(layer),
-            self._norm(x, layer, "ffn_norm"),
+            self._layer_norm(x, layer, "attention_norm" if spec.shared_norm else "ffn_norm"),
             _adder(batch, layer),
         )
         if sparse is not None and not sparse.beside_dense:
             return experts(normed, tensors, sparse, spec.activation, _expert_adder(batch, layer))
-        gated = gated_ffn(normed, tensors, spec.activation, add, spec.gate_cutoff(layer))
-        down = add("down", gated, linear(gated, tensors["down"], tensors.get("down_bias")))
+        if spec.gated:
+            inner = gated_ffn(normed, tensors, spec.activation, add, spec.gate_cutoff(layer))
+        else:
+            inner = plain_ffn(normed, tensors, spec.activation, add)
+        down = add("down", inner, linear(inner, tensors["down"], tensors.get("down_bias")))
         if sparse is None:
             return down
-        own, routed = self._norm(x, layer, "experts_norm"), self._norm(x, layer, "router_norm")
+        own = self._layer_norm(x, layer, "experts_norm")
+        routed = self._layer_norm(x, layer, "router_norm")
         adder = _expert_adder(batch, layer)
         summed = experts(own, tensors, sparse, spec.activation, adder, routed)
-        dense = self._norm(down, layer, "dense_norm")
-        return dense + self._norm(summed, layer, "experts_output_norm")
+        dense = self._layer_norm(down, layer, "dense_norm")
+        return dense + self._layer_norm(summed, layer, "experts_output_norm")
 
     def _layer_inputs(self, x: Floats, batch: Batch) -> Floats | None:
         """What layers get of each token: (layers, rows, size)."""
@@ -526,7 +591,8 @@ class ReferenceRunner:
         tensors, add = self._weights.layers[layer], _adder(batch, layer)
         left = add("laurel_left", normed, linear(normed, tensors["laurel_left"]))
         right = add("laurel_right", left, linear(left, tensors["laurel_right"]))
-        return (x + normed + self._norm(right, layer, "laurel_norm")) * np.float32(0.5**0.5)
+        right = self._layer_norm(right, layer, "laurel_norm")
+        return (x + normed + right) * np.float32(0.5**0.5)
 
     def _map_layer_inputs(self, x: Floats, inputs: Floats, batch: Batch, layer: int) -> Floats:
         """The map of the gate of x times a layer's inputs."""
@@ -534,16 +600,35 @@ class ReferenceRunner:
         gate = add("layer_gate", x, linear(x, tensors["layer_gate"]))
         gated = GATES[self._spec.activation](gate, inputs)
         out = add("layer_out", gated, linear(gated, tensors["layer_out"]))
-        return self._norm(out, layer, "post_layer_norm")
+        return self._layer_norm(out, layer, "post_layer_norm")
+
+    def _layer_norm(self, x: Floats, layer: int, role: str) -> Floats:
+        """A norm of a layer; x itself if the layer has none."""
+        spec, tensors = self._spec, self._weights.layers[layer]
+        is_bare = (
+            spec.pre_norms and not spec.norm_weights and role in ("attention_norm", "ffn_norm")
+        )
+        return self._norm(x, tensors, role) if is_bare or role in tensors else x
 
     def _sum(self, x: Floats, y: Floats) -> Floats:
         """`rowwise.add_rows`: x + y times the residual scale."""
         return (x + y * np.float32(self._spec.residual_scale)).astype(np.float32, copy=False)
 
-    def _norm(self, x: Floats, layer: int, role: str) -> Floats:
-        """The norm of a role in a layer; x itself if there is none."""
-        weight = self._weights.layers[layer].get(role)
-        return x if weight is None else rms_norm(x, weight, self._spec.norm_eps)
+    def _norm(self, x: Floats, tensors: Mapping[str, Any], role: str) -> Floats:
+        """The norm of a role."""
+        weight, eps = tensors.get(role), self._spec.norm_eps
+        if self._spec.norm_kind == "layer":
+            return layer_norm(x, weight, tensors.get(f"{role}_bias"), eps)
+        assert weight is not None
+        return rms_norm(x, weight, eps)
+
+    def _head_norms(self, x: Floats, tensors: Mapping[str, Any], role: str) -> Floats:
+        """The norm of each head of (rows, heads, size)."""
+        if not self._spec.separate_head_norms:
+            return self._norm(x, tensors, role)
+        weights = tensors[role].reshape(x.shape[1:])
+        heads = [self._norm(x[:, i], {role: one}, role) for i, one in enumerate(weights)]
+        return np.stack(heads, axis=1)
 
     def _mix(self, normed: Floats, batch: Batch, layer: int) -> Floats:
         """What a layer has in place of attention, without its output map."""
@@ -581,24 +666,26 @@ class ReferenceRunner:
         add = _adder(batch, layer)
 
         def project(role: str) -> Floats:
-            return add(role, normed, linear(normed, tensors[role], tensors.get(f"{role}_bias")))
+            out = add(role, normed, linear(normed, tensors[role], tensors.get(f"{role}_bias")))
+            return np.clip(out, -spec.qkv_clip, spec.qkv_clip) if spec.qkv_clip else out
 
         q = project("q")
         k = project("k") if "k" in tensors else q[:, :0]
         v = project("v") if "v" in tensors else k
         if spec.width_norms:
-            q, k = self._norm(q, layer, "q_norm"), self._norm(k, layer, "k_norm")
+            q, k = self._norm(q, tensors, "q_norm"), self._norm(k, tensors, "k_norm")
         head_dim, source = spec.shape(layer).head_dim, spec.kv_source(layer)
         q, k, v = (x.reshape(batch.num_rows, -1, head_dim) for x in (q, k, v))
-        v = self._norm(v, layer, "v_norm")
-        if (spec.head_norms or spec.unit_norms) and not spec.norms_after_rope:
-            q, k = self._norm(q, layer, "q_norm"), self._norm(k, layer, "k_norm")
+        v = self._norm(v, tensors, "v_norm") if "v_norm" in tensors else v
+        if "q_norm" in tensors and not (spec.norms_after_rope or spec.width_norms):
+            q = self._head_norms(q, tensors, "q_norm")
+            k = self._head_norms(k, tensors, "k_norm") if "k_norm" in tensors else k
         rope = spec.rope_of(layer)
         if rope is not None:
             cosines, sines = self._angles_of(rope, batch)
             q, k = (rotate(x, cosines, sines, spec.interleaved_rope) for x in (q, k))
         if spec.norms_after_rope:
-            q, k = self._norm(q, layer, "q_norm"), self._norm(k, layer, "k_norm")
+            q, k = self._head_norms(q, tensors, "q_norm"), self._head_norms(k, tensors, "k_norm")
         q = q * np.float32(spec.attention_scale)
         if spec.query_scale is not None and spec.scales_queries(layer):
             factors = query_factors(spec.query_scale, self.max_model_len)
@@ -608,7 +695,7 @@ class ReferenceRunner:
             store(k, v, batch.slots, keys, values)
         mixed = attention(
             q, batch, keys, values, spec.windows[layer],
-            spec.attention_cap, spec.chunked_windows, tensors.get("sinks"),
+            spec.attention_cap, spec.chunked_windows, tensors.get("sinks"), self._slopes,
         ).reshape(batch.num_rows, -1)  # fmt: skip
         if spec.gated_attention:
             gate = add("z", normed, linear(normed, tensors["z"], tensors.get("z_bias")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from quire.engines.native.cpu import loading
 from quire.engines.native.cpu.inputs import check_batch
@@ -145,6 +147,39 @@ def test_odd_sizes_of_other_kinds(kind: str, folders: Callable[..., Path], load:
     np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("gpt2", {"hidden_size": 84, "num_attention_heads": 6, "n_inner": 101}),
+        ("bloom", {"hidden_size": 84, "num_attention_heads": 7}),
+        ("falcon_rw", {"hidden_size": 72, "num_attention_heads": 4}),
+        ("falcon_new", {"hidden_size": 108, "num_attention_heads": 6, "ffn_hidden_size": 70}),
+        ("stablelm_12b", {"hidden_size": 144, "num_attention_heads": 6, "intermediate_size": 101}),
+        ("cohere_norms", {"hidden_size": 84, "num_attention_heads": 6, "intermediate_size": 101}),
+        ("apertus", {"hidden_size": 84, "num_attention_heads": 6, "intermediate_size": 101}),
+    ],
+)
+def test_odd_sizes_of_old_kinds(
+    kind: str, sizes: dict[str, Any], folders: Callable[..., Path], load: Load
+) -> None:
+    folder, ids = folders(kind, **sizes), random_ids(LENGTH)
+    found = logits_of(load(folder, num_threads=2), ids, [100, 1])
+    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bloom", "gpt_neox", "falcon", "gptj"])
+def test_a_folder_of_the_decoder_alone(
+    kind: str, folders: Callable[..., Path], tmp_path: Path, load: Load
+) -> None:
+    """As the hub has GPT-2 and BLOOM: names without what stands for the decoder in the whole model."""
+    folder, ids = folders(kind, tie_word_embeddings=True), random_ids(40)
+    tensors = load_file(folder / "model.safetensors")
+    bare = {re.sub(r"^(transformer|gpt_neox)\.", "", name): one for name, one in tensors.items()}
+    shutil.copy(folder / "config.json", tmp_path)
+    save_file(bare, tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(logits_of(load(tmp_path), ids), logits_of(load(folder), ids))
+
+
 def test_many_query_heads_of_one_key_head(folders: Callable[..., Path], load: Load) -> None:
     """More heads than a tile of attention has pairs."""
     folder = folders(
@@ -155,10 +190,34 @@ def test_many_query_heads_of_one_key_head(folders: Callable[..., Path], load: Lo
 
 
 @pytest.mark.parametrize(
-    "kind", ["qwen2", "llama3", "phi3", "olmo2", "granite", "qwen3_next", "olmo_hybrid"]
+    "kind",
+    [
+        "qwen2",
+        "llama3",
+        "phi3",
+        "olmo2",
+        "granite",
+        "qwen3_next",
+        "olmo_hybrid",
+        "cohere_norms",
+        "arcee",
+        "apertus",
+    ],
 )
 def test_bfloat16_weights(kind: str, folders: Callable[..., Path], load: Load) -> None:
     folder, ids = folders(kind, dtype="bfloat16", hidden_size=72, head_dim=18), random_ids(LENGTH)
+    runner = load(folder)
+    np.testing.assert_allclose(logits_of(runner, ids), oracle_logits(folder, ids), atol=1e-4)
+    widened = load(folder, dtype="float32")
+    np.testing.assert_array_equal(logits_of(runner, ids), logits_of(widened, ids))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bloom", "stablelm_12b", "gptj", "opt", "nemotron"])
+def test_bfloat16_weights_of_what_is_not_mapped(
+    kind: str, folders: Callable[..., Path], load: Load
+) -> None:
+    """Transposed matrices, norms in pieces, embeddings of positions, biases of heads."""
+    folder, ids = folders(kind, dtype="bfloat16"), random_ids(LENGTH)
     runner = load(folder)
     np.testing.assert_allclose(logits_of(runner, ids), oracle_logits(folder, ids), atol=1e-4)
     widened = load(folder, dtype="float32")
@@ -179,22 +238,10 @@ def test_a_context_of_several_chunks_of_attention(folders: Callable[..., Path], 
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        "mistral",
-        "ministral3",
-        "qwen3",
-        "llama3",
-        "gemma2",
-        "gemma3n_text",
-        "gemma4_small",
-        "gemma4_text",
-        "glm",
-        "granite",
-        "olmo3",
-        "qwen3_next",
-        "olmo_hybrid",
-    ],
-)
+    ["mistral", "ministral3", "qwen3", "llama3", "gemma2", "gemma3n_text", "gemma4_small",
+     "gemma4_text", "glm", "granite", "olmo3", "qwen3_next", "olmo_hybrid", "cohere2", "phi_norms",
+     "gpt2", "bloom", "falcon_rw", "falcon_new", "hunyuan", "apertus"],
+)  # fmt: skip
 def test_chunks_threads_and_blocks_change_no_bit(
     kind: str, folders: Callable[..., Path], load: Load
 ) -> None:
@@ -221,6 +268,9 @@ def test_chunks_threads_and_blocks_change_no_bit(
         "ministral3",
         "qwen3_vl",
         "qwen3_5_text",
+        "cohere2",
+        "gpt2",
+        "falcon_new",
     ],
 )
 def test_quantised_weights_are_batch_invariant(

@@ -18,9 +18,10 @@ from quire.engines.native.models.layers.delta_net import DeltaNetSpec
 from quire.engines.native.models.layers.layer_inputs import LayerInputsSpec
 from quire.engines.native.models.multimodal import PREFIX_MAP
 from quire.engines.native.models.registry import read_spec, spec_of
+from quire.engines.native.models.rope import override_rope
 from quire.engines.native.models.spec import DecoderSpec, QueryScale
 from quire.engines.native.models.tensors import Rows, find_part
-from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError
+from quire.errors import ConfigError, ModelError, ModelNotFoundError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig
 from quire.weights.safetensors import SafetensorsFile, WeightsFolder
 from tests.engines.native.random_models import KINDS, config_values, make_random_model
@@ -49,28 +50,33 @@ def test_names_and_shapes_are_those_of_the_folder(tmp_path: Path, kind: str) -> 
     for layer in range(found.num_layers):
         tensors += found.layer_tensors(layer)
     stored = SafetensorsFile(folder / "model.safetensors")
-    shapes: dict[str, tuple[int, ...]] = {}
+    prefixes, shapes = found.names.prefix_map, dict[str, tuple[int, ...]]()
     for name in stored.names():
         if not any(part in name for part in ("vision", "visual", "multi_modal")):
-            mapped = found.names.prefix_map
-            here = next((h + name[len(t) :] for t, h in mapped if name.startswith(t)), name)
+            here = next((h + name[len(t) :] for t, h in prefixes if name.startswith(t)), name)
             shapes[here] = stored.tensor(name).values.shape
     source = WeightsFolder(folder, found.names.prefix_map)
     parts_of = {t.role + t.name: find_part(t, source.shape_of) for t in tensors}
     places = [(t, parts_of[t.role + t.name]) for t in tensors]
-    names = {p.name if p else t.name: p.stored_shape if p else t.stored_shape for t, p in places}
+    names = {
+        p.name if p else t.name.format(i): p.stored_shape if p else t.stored_shape
+        for t, p in places
+        for i in range(t.pieces or 1)
+    }
     assert names == shapes
     for place in {part.name for _, part in places if part}:
         numbers = np.arange(math.prod(shapes[place])).reshape(shapes[place])
         taken = [p.take(numbers, t.shape).ravel() for t, p in places if p and p.name == place]
         assert sorted(np.concatenate(taken).tolist()) == numbers.ravel().tolist()
     tensors = [t for t, part in places if part is None]
-    shapes = {t.name: shapes[t.name] for t in tensors}
-    # Parts of a tensor are all of it, each row once.
-    for name, shape in shapes.items():
-        parts = [t for t in tensors if t.name == name]
+    # Parts of a tensor are all of it, each row once; but OPT has rows before the first position.
+    for name in {t.name for t in tensors}:
+        parts = [t for t in tensors if t.name == name and t.role != "positions"]
         rows = [row for t in parts for span in t.rows for row in range(*span)]
-        assert sorted(rows) == list(range(shape[0])) if parts[0].rows else len(parts) == 1
+        if parts and parts[0].rows:
+            assert sorted(rows) == list(range(parts[0].whole_shape[0]))
+        else:
+            assert len(parts) <= 1
         assert all(len(t.rows) == 0 or t.shape[t.turned] == _count(t.rows) for t in parts)
 
 
@@ -411,6 +417,95 @@ def test_wrong_values_of_qwen2_moe(changes: dict[str, Any], text: str) -> None:
         spec(model_type="qwen2_moe", **{**MOE, **changes})
 
 
+def test_cohere() -> None:
+    found = spec(model_type="cohere")
+    assert (found.logits_scale, found.rope.theta, found.norm_eps) == (0.0625, 5e5, 1e-5)
+    assert (found.tied_embeddings, found.parallel, found.shared_norm) == (True, True, True)
+    assert (found.head_norms, found.qkv_bias) == (False, False)
+    assert spec(model_type="cohere", use_qk_norm=True).separate_head_norms
+    layers = {"model_type": "cohere2", "num_hidden_layers": 5}
+    found = spec(**layers)
+    assert (found.windows, found.no_rope) == ((4096, 4096, 4096, 0, 4096), (3,))
+    types = ["full_attention", *["sliding_attention"] * 4]
+    found = spec(**layers, layer_types=types, sliding_window=9)
+    assert (found.windows, found.no_rope) == ((0, 9, 9, 9, 9), (0,))
+
+
+def test_gpts_name_their_keys_otherwise() -> None:
+    keys = {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 99, "vocab_size": 7}
+    found = spec_of(HubConfig({"model_type": "gpt2", **keys}))
+    assert (found.hidden_size, found.ffn_size, found.num_heads) == (32, 128, 2)
+    assert (found.num_layers, found.max_positions, found.no_rope) == (3, 99, (0, 1, 2))
+    assert (found.activation, found.tied_embeddings, found.norm_eps) == ("gelu_tanh", True, 1e-5)
+    found = spec_of(HubConfig({"model_type": "gptj", **keys, "rotary_dim": 6, "n_inner": 50}))
+    assert (found.rotary_dim, found.ffn_size, found.tied_embeddings) == (6, 50, False)
+    # A config may have the usual names, too.
+    found = spec(model_type="gpt2")
+    assert (found.hidden_size, found.num_layers, found.ffn_size) == (64, 2, 256)
+    with pytest.raises(ModelError, match=r"n_layer is 0"):
+        spec_of(HubConfig({"model_type": "gpt2", **keys, "n_layer": 0}))
+    with pytest.raises(ModelError, match=r"n_head is missing"):
+        spec_of(HubConfig({"model_type": "gpt2"}))
+
+
+def test_bloom_knows_as_many_positions_as_it_was_trained_with() -> None:
+    old = {"n_embed": 64, "n_layer": 2, "num_attention_heads": 8, "vocab_size": 9}
+    found = spec_of(HubConfig({"model_type": "bloom", **old}))
+    assert (found.hidden_size, found.ffn_size, found.num_kv_heads) == (64, 256, 8)
+    assert (found.max_positions, found.alibi, found.has_rope) == (2048, 1.0, False)
+    found = spec_of(HubConfig({"model_type": "bloom", **old, "seq_length": 512}))
+    assert found.max_positions == 512
+
+
+@pytest.mark.parametrize(
+    ("changes", "kv_heads", "parallel", "shared"),
+    [
+        ({}, 1, True, True),  # 7B
+        ({"multi_query": False, "parallel_attn": False, "alibi": True}, 4, False, False),  # RW
+        ({"new_decoder_architecture": True, "num_kv_heads": 2}, 2, True, False),  # 40B
+        ({"new_decoder_architecture": True, "n_head_kv": 2}, 2, True, False),
+        ({"new_decoder_architecture": True, "num_ln_in_parallel_attn": 1}, 4, True, True),
+    ],
+)
+def test_falcons(changes: dict[str, Any], kv_heads: int, parallel: bool, shared: bool) -> None:
+    found = spec(model_type="falcon", **changes)
+    assert (found.num_kv_heads, found.parallel, found.shared_norm) == (kv_heads, parallel, shared)
+    assert (found.alibi > 0) == (not found.has_rope) == bool(changes.get("alibi"))
+
+
+def test_shares_of_heads_that_are_rotated() -> None:
+    for model_type, share in (("stablelm", 4), ("phi", 8), ("gpt_neox", 4), ("nemotron", 8)):
+        assert spec(model_type=model_type).rotary_dim == share
+    old = {"rotary_pct": 0.5, "rotary_emb_base": 7000}
+    found = spec(model_type="gpt_neox", **old)
+    assert (found.rotary_dim, found.rope.theta) == (8, 7000)
+
+
+def test_hunyuans_alpha_makes_the_base_larger() -> None:
+    rope = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
+    found = spec(model_type="hunyuan_v1_dense", rope_scaling=rope, max_position_embeddings=512)
+    assert (found.rope.kind, found.max_positions) == ("default", 512)
+    assert found.rope.theta == pytest.approx(10_000 * 1000 ** (16 / 14))
+    found = spec(model_type="hunyuan_v1_dense", rope_scaling={"type": "dynamic", "factor": 2.0})
+    assert (found.rope.kind, found.max_positions) == ("dynamic", 256)
+
+
+def test_apertus_scales_its_rotary_embedding_if_nothing_is_said() -> None:
+    found = spec(model_type="apertus")
+    assert (found.rope.kind, found.rope.theta, found.activation) == ("llama3", 12e6, "xielu")
+    assert (found.head_norms, found.gated) == (True, False)
+    plain = spec(model_type="apertus", rope_parameters={"rope_type": "default"}, hidden_act="relu2")
+    assert (plain.rope.kind, plain.rope.theta, plain.activation) == ("default", 12e6, "relu2")
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "bloom", "opt"])
+def test_what_no_model_without_rotary_embedding_can_stretch(model_type: str) -> None:
+    found = spec(model_type=model_type, ffn_dim=128)
+    assert override_rope(found, "none") == found
+    with pytest.raises(ConfigError, match=f"rope_scaling linear.*{model_type}"):
+        override_rope(found, "linear")
+
+
 @pytest.mark.parametrize("model_type", ["jamba", "phimoe"])
 def test_other_models_with_experts_are_refused_with_what_is_known(model_type: str) -> None:
     with pytest.raises(UnsupportedModelError, match=r"mixtral.*qwen2_moe.*qwen3_moe.*vllm"):
@@ -513,6 +608,23 @@ def test_unknown_model_type_names_the_nearest(model_type: str, near: str) -> Non
         ({"model_type": "minicpm", "num_experts": 8}, "num_experts is 8"),
         ({"model_type": "exaone4_5", "text_config": {"model_type": "exaone"}}, "'exaone'"),
         ({"model_type": "mistral3", "text_config": {"model_type": "mistral4"}}, "mistral4"),
+        ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "inverse_layer"),
+        ({"model_type": "gpt2", "add_cross_attention": True}, "add_cross_attention"),
+        (
+            {"model_type": "gptj", "rotary_dim": 8, "activation_function": "mish"},
+            "activation_function is 'mish'",
+        ),
+        ({"model_type": "bloom", "apply_residual_connection_post_layernorm": True}, "residual"),
+        (
+            {"model_type": "opt", "ffn_dim": 9, "do_layer_norm_before": False},
+            "do_layer_norm_before",
+        ),
+        ({"model_type": "opt", "ffn_dim": 9, "word_embed_proj_dim": 32}, "word_embed_proj_dim"),
+        (
+            {"model_type": "falcon", "new_decoder_architecture": True, "parallel_attn": False},
+            "parallel_attn",
+        ),
+        ({"model_type": "arcee", "hidden_act": "xielu"}, "hidden_act is 'xielu'"),
     ],
 )
 def test_unsupported(changes: dict[str, Any], text: str) -> None:
@@ -578,6 +690,17 @@ def test_unsupported(changes: dict[str, Any], text: str) -> None:
             "original_max_position_embeddings is missing",
         ),
         ({"model_type": "olmo3", "layer_types": ["full_attention"]}, "layer_types"),
+        ({"model_type": "olmo", "clip_qkv": -1}, "clip_qkv"),
+        ({"model_type": "cohere2", "sliding_window_pattern": 0}, "sliding_window_pattern"),
+        ({"model_type": "cohere", "logit_scale": "x"}, "logit_scale"),
+        ({"model_type": "gptj", "rotary_dim": 17}, "rotary_dim is 17"),
+        (
+            {
+                "model_type": "hunyuan_v1_dense",
+                "rope_scaling": {"type": "dynamic", "factor": 1, "alpha": -1},
+            },
+            "alpha",
+        ),
     ],
 )
 def test_wrong_values_name_the_key(changes: dict[str, Any], text: str) -> None:

@@ -35,11 +35,12 @@ def common(
     rope: RopeSpec | None = None,
     activation: Activation | None = None,
     norm_eps: float = 1e-6,
+    eps_key: str = "rms_norm_eps",
 ) -> dict[str, Any]:
     """The fields that all decoders read in the same way.
 
     `head_dim` and `norm_eps` are the defaults of the model type; `rope` and `activation` are given by
-    types that read these in another way.
+    types that read these in another way, and `eps_key` by those that have another name for it.
     """
     if activation is None:
         config.require("hidden_act", tuple(ACTIVATIONS), "silu")
@@ -64,7 +65,7 @@ def common(
         "head_dim": head_dim,
         "max_positions": context_length(rope, positions),
         "rope": rope,
-        "norm_eps": config.number("rms_norm_eps", norm_eps),
+        "norm_eps": config.number(eps_key, norm_eps),
         "activation": activation,
         "tied_embeddings": config.flag("tie_word_embeddings"),
     }

@@ -1,4 +1,6 @@
-"""OLMo 2 and 3: norms after attention and FFN instead of before, and over all query and key heads."""
+"""OLMo: layer norms without weights; OLMo 2 and 3: norms after attention and FFN, instead of before, and
+over all query and key heads.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,21 @@ from quire.weights.hub_config import HubConfig
 NAMES = WeightNames(
     post_attention_norm="post_attention_layernorm", post_ffn_norm="post_feedforward_layernorm"
 )
+
+
+def olmo(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `olmo`: OLMo 1, and OLMo 1.7."""
+    config = config.with_changes({"rms_norm_eps": 1e-5})  # which no config has
+    bias = config.flag("attention_bias")
+    return DecoderSpec(
+        **common(config),
+        windows=(0,) * config.integer("num_hidden_layers"),
+        norm_kind="layer",
+        norm_weights=False,
+        qkv_bias=bias,
+        o_bias=bias,
+        qkv_clip=config.number("clip_qkv", 0.0) if "clip_qkv" in config else 0.0,
+    )
 
 
 def olmo2(config: HubConfig) -> DecoderSpec:

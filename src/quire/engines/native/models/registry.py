@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from quire.engines.native.models import (
+    apertus,
+    arcee,
     bailing_moe,
+    bloom,
+    cohere,
     cwm,
     deepseek,
     dots1,
     ernie4_5,
     ernie4_5_moe,
     exaone4,
+    falcon,
     flex_olmo,
     gemma,
     gemma2,
@@ -25,10 +30,14 @@ from quire.engines.native.models import (
     glm,
     glm4_moe,
     glm4v,
+    gpt2,
+    gpt_neox,
     gpt_oss,
+    gptj,
     granite,
     granite_moe,
     helium,
+    hunyuan,
     hunyuan_moe,
     hyperclovax,
     internlm2,
@@ -42,9 +51,12 @@ from quire.engines.native.models import (
     ministral3,
     mistral,
     mixtral,
+    nemotron,
     olmo,
     olmo_hybrid,
     olmoe,
+    opt,
+    phi,
     phi3,
     qwen2,
     qwen2_moe,
@@ -56,13 +68,15 @@ from quire.engines.native.models import (
     qwen3_vl,
     seed_oss,
     smollm3,
+    stablelm,
+    starcoder2,
     telechat3,
     vaultgemma,
 )
 from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import UnsupportedModelError
 from quire.quantization.formats import read_quantization
-from quire.weights.hub_config import HubConfig, short
+from quire.weights.hub_config import LLAMA_NAMES, HubConfig, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,11 @@ class ModelType:
 DECODERS: dict[str, ModelType] = {
     "bailing_moe": ModelType("Ling 2.0", bailing_moe.decoder),
     "bailing_moe_v2": ModelType("Ling 2.0", bailing_moe.decoder),
+    "apertus": ModelType("Apertus", apertus.decoder),
+    "arcee": ModelType("Arcee's AFM", arcee.decoder),
+    "bloom": ModelType("BLOOM, BLOOMZ", bloom.decoder),
+    "cohere": ModelType("Command R, Command R+, Aya", cohere.decoder),
+    "cohere2": ModelType("Command R7B, Command A", cohere.cohere2),
     "cwm": ModelType("CWM", cwm.decoder),
     "deepseek_v2": ModelType("DeepSeek V2, V2-Lite, Coder V2", deepseek.v2),
     "deepseek_v3": ModelType("DeepSeek V3, R1, V3.1, Moonlight", deepseek.v3),
@@ -87,6 +106,7 @@ DECODERS: dict[str, ModelType] = {
     "exaone4": ModelType("EXAONE 4", exaone4.decoder),
     "exaone4_5": ModelType("EXAONE 4.5", exaone4.multimodal),
     "flex_olmo": ModelType("FlexOlmo", flex_olmo.decoder),
+    "falcon": ModelType("Falcon 7B, 40B, 180B, 11B, RW", falcon.decoder),
     "gemma": ModelType("Gemma", gemma.decoder),
     "gemma2": ModelType("Gemma 2", gemma2.decoder),
     "gemma3": ModelType("Gemma 3", gemma3.multimodal),
@@ -101,11 +121,15 @@ DECODERS: dict[str, ModelType] = {
     "glm4_moe_lite": ModelType("GLM-4.7-Flash", deepseek.glm4_moe_lite),
     "glm4v": ModelType("GLM-4.1V", glm4v.multimodal),
     "glm4v_text": ModelType("GLM-4.1V, its text alone", glm4v.decoder),
+    "gpt2": ModelType("GPT-2", gpt2.decoder),
+    "gpt_neox": ModelType("GPT-NeoX, Pythia", gpt_neox.decoder),
+    "gptj": ModelType("GPT-J", gptj.decoder),
     "gpt_oss": ModelType("gpt-oss", gpt_oss.decoder),
     "granite": ModelType("Granite 3", granite.decoder),
     "granitemoe": ModelType("Granite 3 with experts", granite_moe.decoder),
     "granitemoeshared": ModelType("Granite 3 with a shared expert", granite_moe.shared),
     "helium": ModelType("Helium", helium.decoder),
+    "hunyuan_v1_dense": ModelType("Hunyuan 0.5B to 7B, Hy-MT2", hunyuan.decoder),
     "hunyuan_v1_moe": ModelType("Hunyuan-A13B", hunyuan_moe.decoder),
     "hyperclovax": ModelType("HyperCLOVA X SEED", hyperclovax.decoder),
     "internlm2": ModelType("InternLM2, InternLM2.5", internlm2.decoder),
@@ -126,10 +150,14 @@ DECODERS: dict[str, ModelType] = {
     "mistral": ModelType("Mistral", mistral.decoder),
     "mistral3": ModelType("Mistral Small 3, Ministral 3", mistral.multimodal),
     "mixtral": ModelType("Mixtral", mixtral.decoder),
+    "nemotron": ModelType("Nemotron-4, Minitron", nemotron.decoder),
+    "olmo": ModelType("OLMo 1", olmo.olmo),
     "olmo2": ModelType("OLMo 2", olmo.olmo2),
     "olmo3": ModelType("OLMo 3", olmo.olmo3),
     "olmo_hybrid": ModelType("OLMo Hybrid", olmo_hybrid.decoder),
     "olmoe": ModelType("OLMoE", olmoe.decoder),
+    "opt": ModelType("OPT", opt.decoder),
+    "phi": ModelType("Phi-1, Phi-1.5, Phi-2", phi.decoder),
     "phi3": ModelType("Phi-3, Phi-3.5, Phi-4", phi3.decoder),
     "qwen2": ModelType("Qwen2, Qwen2.5", qwen2.decoder),
     "qwen2_5_vl": ModelType("Qwen2.5-VL", qwen2_vl.decoder),
@@ -150,6 +178,8 @@ DECODERS: dict[str, ModelType] = {
     "seed_oss": ModelType("Seed-OSS", seed_oss.decoder),
     "smollm3": ModelType("SmolLM3", smollm3.decoder),
     "solar_open": ModelType("Solar Open", glm4_moe.solar_open),
+    "stablelm": ModelType("StableLM", stablelm.decoder),
+    "starcoder2": ModelType("StarCoder2", starcoder2.decoder),
     "telechat3": ModelType("TeleChat3", telechat3.decoder),
     "vaultgemma": ModelType("VaultGemma", vaultgemma.decoder),
     "youtu": ModelType("Youtu-LLM", latent.youtu),
@@ -185,7 +215,10 @@ def spec_of(config: HubConfig, folder: Path | None = None) -> DecoderSpec:
             f"{config.source}: model_type {_problem(model_type)}. The native engine runs "
             f"{', '.join(sorted(DECODERS))}; infer_backend: vllm may run others"
         )
-    return replace(found.decoder(config), quantization=read_quantization(config, folder))
+    spec = replace(found.decoder(config), quantization=read_quantization(config, folder))
+    if config.flag(LLAMA_NAMES):
+        spec = replace(spec, names=spec.names.as_llama())
+    return spec
 
 
 def _problem(model_type: Any) -> str:

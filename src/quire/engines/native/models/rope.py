@@ -177,12 +177,17 @@ def override_rope(spec: DecoderSpec, kind: str | None) -> DecoderSpec:
     None and "none" keep the model's own.
 
     Raises:
-        ConfigError: the kind is unknown.
+        ConfigError: the kind is unknown, or the model has no rotary embedding.
     """
     if kind is None or kind == "none":
         return spec
     if kind not in OVERRIDES:
         raise ConfigError(f"rope_scaling {kind!r} is unknown; known: none, {', '.join(OVERRIDES)}")
+    if not spec.has_rope:
+        raise ConfigError(
+            f"rope_scaling {kind}: a model of the type {spec.model_type} has no rotary embedding that "
+            "could be scaled; leave it out"
+        )
     if spec.rope.kind == "proportional":
         raise ConfigError(
             f"rope_scaling {kind}: the native engine does not stretch this model's rotary embedding; "

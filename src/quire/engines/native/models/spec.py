@@ -14,8 +14,11 @@ from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.tensors import Rows, TensorSpec
 from quire.quantization.schemes import Quantization
 
+NormKind = Literal["rms", "layer"]
 RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional"]
-Activation = Literal["silu", "gelu_tanh", "clamped_swiglu"]
+Activation = Literal["silu", "gelu_tanh", "clamped_swiglu", "gelu", "relu", "relu2", "xielu"]
+GATES: tuple[Activation, ...] = ("silu", "gelu_tanh", "clamped_swiglu")
+"""The activations of FFNs with a gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,12 @@ class WeightNames:
     final_norm: str = "model.norm.weight"
     head: str = "lm_head.weight"
     layers: str = "model.layers.{}."
+    prefix: str = "model."
+    """What a folder that holds the decoder alone leaves out of the names."""
+    positions: str = ""
+    """Embeddings of positions, which are added to those of tokens; empty for a model without."""
+    embedding_norm: str = ""
+    """The norm of the embeddings; empty for a model without."""
     attention_norm: str = "input_layernorm"
     q: str = "self_attn.q_proj"
     k: str = "self_attn.k_proj"
@@ -104,24 +113,39 @@ class WeightNames:
     post_layer_norm: str = "post_per_layer_input_norm"
     altup_starts: str = "model.altup_projections.{}"
     altup_ends: str = "model.altup_unembed_projections.{}"
+    transposed: bool = False
+    """The matrices of linear maps are stored as (in, out), as GPT-2 has them."""
+    activation: str = "mlp.act_fn"
+    """The numbers of an activation that has some."""
     prefix_map: tuple[tuple[str, str], ...] = ()
     """Prefixes of names in the folder and the prefixes used here: (stored, here)."""
 
+    def as_llama(self) -> WeightNames:
+        """Llama's names, for a source that has nothing fused, transposed or in pieces: see `gguf`."""
+        return WeightNames(
+            positions="model.embed_positions.weight" if self.positions else "",
+            embedding_norm="model.embed_norm.weight" if self.embedding_norm else "",
+        )
+
     def bare(self) -> WeightNames:
         """The names in a folder that holds the decoder alone (transformers' `AutoModel`)."""
-        whole = ("embeddings", "final_norm", "layers")
+        whole = ("embeddings", "final_norm", "layers", "positions", "embedding_norm")
         others = ("layer_embeddings", "layer_inputs", "layer_inputs_norm")
         of_streams = ("altup_starts", "altup_ends")
         changes: dict[str, Any] = {
-            field: getattr(self, field).removeprefix("model.")
+            field: getattr(self, field).removeprefix(self.prefix)
             for field in (*whole, *others, *of_streams)
         }
         return replace(self, **changes)
 
 
+XIELU = ("alpha_p", "alpha_n", "beta", "eps")
+"""The numbers of a layer's xIELU, by their names in the folder."""
+
+
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """A decoder-only transformer with RMS norms around attention and a gated FFN.
+    """A decoder-only transformer: norms, attention and an FFN in each layer.
 
     What a layer has besides, or instead, is in `mixers` and `experts`.
     """
@@ -144,8 +168,12 @@ class DecoderSpec:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    head_bias: bool = False
     head_norms: bool = False
-    """RMS norms over `head_dim` of each query and key head, before the rotary embedding."""
+    """Norms over `head_dim` of each query and key head, before the rotary embedding."""
+    separate_head_norms: bool = False
+    """Each head has weights of its own in these norms."""
+    head_norm_bias: bool = False
     unit_norms: bool = False
     """The same in layers with a rotary embedding, without weights."""
     norms_after_rope: bool = False
@@ -158,10 +186,27 @@ class DecoderSpec:
     """Norms before attention and before the FFN."""
     post_norms: bool = False
     """Norms after attention and after the FFN, before the sum with the residual."""
+    norm_kind: NormKind = "rms"
+    norm_weights: bool = True
+    """The norms have weights."""
+    norm_bias: bool = False
+    """The norms have biases; those of heads if `head_norm_bias` says so."""
     norm_offset: float = 0.0
     """Added to the stored weights of the norms: 1 for Gemma."""
+    parallel: bool = False
+    """Attention and FFN read the same residual stream, and both are added to it."""
+    shared_norm: bool = False
+    """Attention and FFN read the same norm of it."""
+    gated: bool = True
+    """The FFN has a gate: act(gate) * up, instead of act(up)."""
     width_norms: bool = False
-    """RMS norms over all query heads together, and over all key heads, instead of `head_norms`."""
+    """Norms over all query heads together, and over all key heads, instead of `head_norms`."""
+    qkv_clip: float = 0.0
+    """Queries, keys and values are kept within plus and minus this much; 0 for no limit."""
+    alibi: float = 0.0
+    """ALiBi: the factor of its slopes, by which scores sink with the distance; 0 for a model without."""
+    position_offset: int = 0
+    """The row of the first position in the embeddings of positions."""
     local_rope: RopeSpec | None = None
     """The rotary embedding of layers with a window, if it is not `rope`."""
     no_rope: tuple[int, ...] = ()
@@ -217,6 +262,10 @@ class DecoderSpec:
     def __post_init__(self) -> None:
         # A batch with M-RoPE brings one table of angles, not two.
         assert not self.rope.sections or self.local_rope is None
+        # The kernels of experts read the residual stream that attention has been added to.
+        assert self.experts is None or not self.parallel
+        assert not self.gated or self.activation in GATES
+        assert self.parallel or not self.shared_norm
 
     @property
     def num_layers(self) -> int:
@@ -279,6 +328,11 @@ class DecoderSpec:
         )
         return next((self.shape(layer).head_dim for layer in layers), self.head_dim)
 
+    @property
+    def has_rope(self) -> bool:
+        """Whether some layer has a rotary embedding."""
+        return len(self.no_rope) < self.num_layers
+
     def rope_of(self, layer: int) -> RopeSpec | None:
         """The rotary embedding of a layer, None for none."""
         if layer in self.no_rope:
@@ -301,25 +355,37 @@ class DecoderSpec:
         """The sparse FFN of a layer; None if it is dense."""
         return self.experts if self.experts and self.experts.sparse[layer] else None
 
+    def tensors(self) -> Iterator[TensorSpec]:
+        """All tensors, of which those of the layers come last."""
+        yield from self.global_tensors()
+        for layer in range(self.num_layers):
+            yield from self.layer_tensors(layer)
+
     def global_tensors(self) -> Iterator[TensorSpec]:
         """The tensors outside the layers: `embeddings`, `final_norm`, and `head` unless it is tied.
 
-        With inputs of layers, `layer_embeddings`: a row for each token, of all layers' vectors.
+        Some models have `positions`, `embedding_norm` and biases. With inputs of layers,
+        `layer_embeddings`: a row for each token, of all layers' vectors.
         """
-        names = self.names
-        yield TensorSpec("embeddings", names.embeddings, (self.vocab_size, self.hidden_size))
-        yield TensorSpec(
-            "final_norm", names.final_norm, (self.hidden_size,), offset=self.norm_offset
-        )
+        names, hidden = self.names, self.hidden_size
+        yield TensorSpec("embeddings", names.embeddings, (self.vocab_size, hidden))
+        if names.positions:
+            first, end = self.position_offset, self.position_offset + self.max_positions
+            rows = ((first, end),) if first else ()
+            shape = (self.max_positions, hidden)
+            yield TensorSpec("positions", names.positions, shape, rows, end if first else 0)
+        if names.embedding_norm:
+            yield from self._norm_tensors("embedding_norm", names.embedding_norm)
+        yield from self._norm_tensors("final_norm", names.final_norm)
         if not self.tied_embeddings:
-            yield TensorSpec("head", names.head, (self.vocab_size, self.hidden_size))
+            yield TensorSpec("head", names.head, (self.vocab_size, hidden))
+        if self.head_bias:
+            yield TensorSpec("head_bias", _bias_of(names.head), (self.vocab_size,))
         if self.layer_inputs:
             shape = (self.layer_inputs.vocab_size, self.num_layers * self.layer_inputs.size)
             yield TensorSpec("layer_embeddings", names.layer_embeddings, shape)
         if self.altup:
-            yield from self.altup.global_tensors(
-                names.altup_starts, names.altup_ends, self.hidden_size
-            )
+            yield from self.altup.global_tensors(names.altup_starts, names.altup_ends, hidden)
 
     def tied_head(self) -> TensorSpec:
         """The embeddings in the role of the head."""
@@ -346,20 +412,32 @@ class DecoderSpec:
             ("gate", names.gate, ffn, self.hidden_size, self.mlp_bias),
             ("up", names.up, ffn, self.hidden_size, self.mlp_bias),
             ("down", names.down, self.hidden_size, ffn, self.mlp_bias),
-        )
+        )[0 if self.gated else 1 :]
         experts = self.sparse_ffn(layer)
         is_dense = experts is None or experts.beside_dense
         for role, own_name, rows, columns, bias in (*linears, *dense) if is_dense else linears:
             name, part, whole = self._fused(role, layer) or (own_name, (), 0)
-            yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), part, whole)
+            yield TensorSpec(
+                role, f"{prefix}{name}.weight", (rows, columns), part, whole,
+                transposed=names.transposed,
+            )  # fmt: skip
             if bias:
                 yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), part, whole)
         if self.attention_sinks and mixer is None:
             yield TensorSpec("sinks", f"{prefix}{names.sinks}", (shape.heads,))
         if experts:
             yield from experts.tensors(prefix, self.hidden_size)
-        for role, name, size in self._norms(layer):
-            yield TensorSpec(role, f"{prefix}{name}.weight", (size,), offset=self.norm_offset)
+        if self.activation == "xielu":
+            for one in XIELU:
+                name, stored = (
+                    f"{prefix}{names.activation}.{one}",
+                    () if one in ("beta", "eps") else None,
+                )
+                yield TensorSpec(f"xielu_{one}", name, (1,), stored=stored)
+        for role, name in self._norms(layer):
+            yield from self._norm_tensors(role, f"{prefix}{name}.weight")
+        if mixer is None and (self.head_norms or self.width_norms):
+            yield from self._head_norm_tensors(layer)
         if self.layer_inputs:
             yield from self._layer_input_tensors(layer, self.layer_inputs.size)
         if self.altup:
@@ -387,22 +465,48 @@ class DecoderSpec:
         yield TensorSpec("layer_out", f"{prefix}{names.layer_out}.weight", (hidden, size))
         yield TensorSpec("post_layer_norm", f"{prefix}{names.post_layer_norm}.weight", (hidden,))
 
-    def _norms(self, layer: int) -> Iterator[tuple[str, str, int]]:
-        """Role, name and size of a layer's norms; those of heads only if it has some."""
-        names, shape = self.names, self.shape(layer)
-        mixer = self.mixer(layer)
-        before_mixer = mixer is not None and self.norms_before_mixers
+    def _norms(self, layer: int) -> Iterator[tuple[str, str]]:
+        """Role and name of a layer's norms of the residual stream."""
+        names = self.names
+        before_mixer = self.mixer(layer) is not None and self.norms_before_mixers
         if self.pre_norms or before_mixer:
-            yield "attention_norm", names.attention_norm, self.hidden_size
-            yield "ffn_norm", names.ffn_norm, self.hidden_size
+            yield "attention_norm", names.attention_norm
+            if not self.shared_norm:
+                yield "ffn_norm", names.ffn_norm
         if self.post_norms and not before_mixer:
-            yield "post_attention_norm", names.post_attention_norm, self.hidden_size
-            yield "post_ffn_norm", names.post_ffn_norm, self.hidden_size
-        if mixer is None and (self.head_norms or self.width_norms):
-            width = self.width_norms
-            yield "q_norm", names.q_norm, shape.q_size if width else shape.head_dim
-            if self.kv_source(layer) == layer:
-                yield "k_norm", names.k_norm, shape.k_size if width else shape.head_dim
+            yield "post_attention_norm", names.post_attention_norm
+            yield "post_ffn_norm", names.post_ffn_norm
+
+    def _norm_tensors(self, role: str, name: str) -> Iterator[TensorSpec]:
+        """Weight and bias of a norm of the residual stream, whichever it has."""
+        if self.norm_weights:
+            yield TensorSpec(role, name, (self.hidden_size,), offset=self.norm_offset)
+        if self.norm_bias:
+            yield TensorSpec(f"{role}_bias", _bias_of(name), (self.hidden_size,))
+
+    def _head_norm_tensors(self, layer: int) -> Iterator[TensorSpec]:
+        """Weights and biases of the norms of queries and keys."""
+        names, own = self.names, self.shape(layer)
+        size, prefix = own.head_dim, names.layers.format(layer)
+        for role, name, heads in (
+            ("q_norm", names.q_norm, own.heads),
+            ("k_norm", names.k_norm, own.kv_heads),
+        ):
+            if role == "k_norm" and self.kv_source(layer) != layer:
+                continue
+            whole = f"{prefix}{name}.weight"
+            if self.separate_head_norms:
+                # With a number in the name there is one tensor for each head.
+                pieces = heads if "{}" in name else 0
+                yield TensorSpec(
+                    role, whole, (heads * size,), offset=self.norm_offset, pieces=pieces,
+                    stored=None if pieces else (heads, size),
+                )  # fmt: skip
+                continue
+            shape = (heads * size if self.width_norms else size,)
+            yield TensorSpec(role, whole, shape, offset=self.norm_offset)
+            if self.head_norm_bias:
+                yield TensorSpec(f"{role}_bias", _bias_of(whole), shape)
 
     def _fused(self, role: str, layer: int) -> tuple[str, Rows, int] | None:
         """The larger tensor that a linear map is part of: its name, the rows of the part, all its rows.
@@ -424,3 +528,8 @@ class DecoderSpec:
         width = q + k + v
         rows = tuple((start + first, start + end) for start in range(0, groups * width, width))
         return names.qkv, rows, groups * width
+
+
+def _bias_of(weight: str) -> str:
+    """The name of the bias that belongs to a weight."""
+    return f"{weight.removesuffix('.weight')}.bias"

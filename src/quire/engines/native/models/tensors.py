@@ -33,14 +33,34 @@ class TensorSpec:
     """Ranges of a folder's columns in the order that a GGUF file has them in; none if that is the same."""
     within: tuple[TensorPart, ...] = ()
     """Where else it may be, in folders without a tensor of its name: parts of larger tensors."""
+    transposed: bool = False
+    """The folder has the matrix the other way round."""
+    stored: tuple[int, ...] | None = None
+    """The shape in the folder, if that has the same numbers in another shape."""
+    pieces: int = 0
+    """It is made of so many tensors, one after the other, whose names have a number for `{}`."""
 
     @property
-    def stored_shape(self) -> tuple[int, ...]:
-        """The shape of the tensor in the folder."""
+    def whole_shape(self) -> tuple[int, ...]:
+        """The shape of the whole tensor, as the model needs it."""
         if not self.rows:
             return self.shape
         columns = self.shape[:-1] if self.turned else self.shape[1:]
         return (self.of_rows, *columns)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the tensor in the folder."""
+        if self.pieces:
+            return (self.shape[0] // self.pieces, *self.shape[1:])
+        if self.stored is not None:
+            return self.stored
+        return self.whole_shape[::-1] if self.transposed else self.whole_shape
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether the tensor is computed with as float32, whatever the matrices are."""
+        return len(self.shape) < 2 or self.role == "positions"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,20 @@
-"""Activations and soft caps, beside NumPy, for numbers of every size."""
+"""Activations with a gate and without, and soft caps, beside NumPy, for numbers of every size."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from quire.engines.native.cpu.compiler.language import kernel
-from quire.engines.native.cpu.kernels import activations, simd
+from quire.engines.native.cpu.kernels import activations, layout, simd
+from quire.engines.native.cpu.kernels.arguments import Xielu
 from quire.engines.native.cpu.kernels.layout import LANES
 from tests.engines.native.cpu import reference
-from tests.engines.native.cpu.kernels.arrays import ptr
+from tests.engines.native.cpu.kernels.arrays import floats, ptr
 
 
 def test_gates_everywhere() -> None:
@@ -74,3 +77,53 @@ def test_softplus() -> None:
     x[0] = np.nan
     _softplus(ptr(x), 1)
     assert np.isnan(x[0])
+
+
+TINY = 10.0 ** np.arange(-30, 3)
+EVERYWHERE = np.array([*TINY, *-TINY, *np.linspace(-9, 9, 500), 0, np.nan], np.float32)
+
+
+def activated(kind: int, x: NDArray[np.float32], xielu: Xielu | None = None) -> Any:
+    out = x.copy()
+    for first, end in ((0, 112), (112, x.size)):
+        activations.activate_columns(kind, xielu, ptr(out), 1, x.size, first, end)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "exact", "tolerance"),
+    [
+        (layout.SILU, lambda x: x / (1 + np.exp(-x)), 1e-5),
+        (layout.GELU, lambda x: x * np.vectorize(math.erfc)(-x / math.sqrt(2)) / 2, 1e-4),
+        (
+            layout.GELU_TANH,
+            lambda x: x / (1 + np.exp(-np.sqrt(8 / np.pi) * (x + 0.044715 * x**3))),
+            1e-5,
+        ),
+        (layout.RELU, lambda x: np.maximum(x, 0), 0),
+        (layout.RELU2, lambda x: np.maximum(x, 0) ** 2, 1e-6),
+    ],
+)
+def test_activations_everywhere(kind: int, exact: Any, tolerance: float) -> None:
+    with np.errstate(over="ignore"):
+        expected = exact(EVERYWHERE.astype(np.float64))
+    found = activated(kind, EVERYWHERE)
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=1e-36)
+
+
+def test_xielu_everywhere() -> None:
+    own = Xielu()
+    own.positive, own.negative, own.beta, own.eps = 0.9, 1.3, 0.5, -1e-6
+    x = EVERYWHERE.astype(np.float64)
+    below = (np.expm1(np.minimum(x, -1e-6)) - x) * 1.3
+    expected = np.where(x > 0, 0.9 * x * x, below) + 0.5 * x
+    found = activated(layout.XIELU, EVERYWHERE, own)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
+
+
+def test_some_columns_alone_are_activated() -> None:
+    x = floats(3, 50)
+    expected = x.copy()
+    expected[:, 16:40] = expected[:, 16:40].clip(0, None)
+    activations.activate_columns(layout.RELU, None, ptr(x), 3, 50, 16, 40)
+    np.testing.assert_array_equal(x, expected)

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
 from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.kernels import attention, layout
 from quire.engines.native.cpu.kernels.layout import padded, scratch_floats, tiles_needed
+from quire.engines.native.models.alibi import alibi_slopes
 from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import make_batch, table_of
 from tests.engines.native.cpu.kernels.arrays import floats, ptr
@@ -73,8 +76,8 @@ def test_nan_shows_in_attention(kind: int) -> None:
 def run_attention(
     batch: Batch, q: NDArray[np.float32], k_cache: NDArray[np.float32],
     v_cache: NDArray[np.float32], window: int, cap: float = 0.0, kind: int = layout.KV_FLOAT32,
-    chunked: bool = False,
-    sinks: NDArray[np.float32] | None = None,
+    chunked: bool = False, sinks: NDArray[np.float32] | None = None,
+    slopes: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:  # fmt: skip
     heads, size = q.shape[1:]
     kv_heads, block_size = k_cache.shape[1], k_cache.shape[3]
@@ -90,7 +93,7 @@ def run_attention(
         attention.attention(
             task, ptr(q), heads, kv_heads, size, size, ptr(batch.positions), ptr(batch.block_tables),
             batch.block_tables.shape[1], block_size, kind, ptr(keys), ptr(values), window, chunked, ptr(tiles),
-            ptr(out), ptr(scratch), cap, 0 if sinks is None else ptr(sinks), len(k_cache),
+            ptr(out), ptr(scratch), cap, 0 if sinks is None else ptr(sinks), ptr(slopes), len(k_cache),
         )  # fmt: skip
     return out
 
@@ -150,3 +153,24 @@ def test_attention_far_from_zero() -> None:
     result = run_attention(batch, q, k_cache, v_cache, 0)
     expected = reference.attention(q, batch, k_cache, v_cache, 0)
     np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("heads", [1, 6, 8])
+def test_alibi(heads: int) -> None:
+    """Scores sink with the distance, also far from the beginning; with a window, too."""
+    rows = [(range(40), 300, table_of(340)), (range(1), 31, table_of(32, 25))]
+    batch = make_batch(rows)
+    q, slopes = floats(batch.num_rows, heads, 24), alibi_slopes(heads)
+    k_cache, v_cache = floats(30, heads, 24, 16), floats(30, heads, 16, padded(24))
+    for window in (0, 20):
+        result = run_attention(batch, q, k_cache, v_cache, window, slopes=slopes)
+        expected = reference.attention(q, batch, k_cache, v_cache, window, slopes=slopes)
+        np.testing.assert_allclose(result, expected, atol=5e-5)
+
+
+def test_slopes() -> None:
+    """Those of transformers for powers of two and for other numbers of heads."""
+    assert alibi_slopes(8).tolist() == [2.0**-i for i in range(1, 9)]
+    for heads in (1, 2, 6, 16, 71):
+        alibi = build_alibi_tensor(torch.ones(1, 2), heads, torch.float32)
+        np.testing.assert_allclose(alibi_slopes(heads), alibi[:, 0, 1].numpy(), rtol=1e-6)

@@ -38,6 +38,8 @@ from tests.engines.native.random_models import load_oracle, make_random_model
 LENGTH = 100
 FUSED = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
+_NEOX = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
+
 # The model's kind and what is changed of it; the adapter's options.
 KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "plain": ("qwen3", {}, {}),
@@ -170,6 +172,28 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
             "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
         },
     ),
+    "fused by heads": ("gpt_neox", {}, {"target_modules": _NEOX, "lora_bias": True}),
+    "fused by groups": ("falcon_new", {}, {"target_modules": _NEOX}),
+    "transposed": (
+        "gpt2",
+        {},
+        {"target_modules": ["c_attn", "c_proj", "c_fc", "wte"], "embeddings": False},
+    ),
+    "biases of what is transposed": (
+        "gpt2",
+        {},
+        {"target_modules": ["c_attn", "c_fc"], "bias": "lora_only"},
+    ),
+    "a norm after the embeddings": (
+        "bloom",
+        {},
+        {"modules_to_save": ["word_embeddings"], "target_modules": ["query_key_value"]},
+    ),
+    "one norm for both": ("cohere2", {}, {}),
+    "a head with a bias": ("phi", {}, {"target_modules": ["q_proj", "dense", "fc1", "lm_head"]}),
+    "a head with a bias saved": ("gptj", {}, {"modules_to_save": ["lm_head"], "target_modules": ["fc_in"]}),
+    "no gate": ("apertus", {}, {"target_modules": ["up_proj", "down_proj", "v_proj"]}),
+    "clipped": ("olmo", {}, {}),
     "half precision": ("llama2", {"dtype": "bfloat16"}, {"dtype": "bfloat16"}),
 }  # fmt: skip
 

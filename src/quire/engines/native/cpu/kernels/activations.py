@@ -1,4 +1,4 @@
-"""Activations and soft caps: gates of the FFN, tanh, which caps scores and logits, softplus.
+"""Activations of the FFN, with a gate and without; tanh, which caps scores and logits; softplus.
 
 They are made of `build_exp` and one tanh of our own, since the C library computes neither on a
 register. The NumPy functions of the same names in `reference` say what each means.
@@ -12,8 +12,11 @@ from llvmlite import ir
 
 from quire.engines.native.cpu.compiler.language import kernel, primitive
 from quire.engines.native.cpu.kernels import layout, simd
+from quire.engines.native.cpu.kernels.arguments import Xielu
 from quire.engines.native.cpu.kernels.builders import (
+    build_erfc,
     build_exp,
+    build_expm1,
     build_fma,
     constant_vector,
 )
@@ -23,6 +26,7 @@ GELU_SLOPE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 GELU_CUBE = 0.044715
 SWIGLU_SLOPE = 1.702
 SWIGLU_LIMIT = 7.0
+ROOT_HALF = 0.7071067811865476
 
 
 def build_tanh(builder: ir.IRBuilder, x: Any) -> Any:
@@ -166,3 +170,108 @@ def gate_columns(
         clamped_swiglu_gate(gate, up, rows, size, first, end)
     elif activation == layout.SILU:
         silu_gate(gate, up, rows, size, first, end)
+
+
+# ---- without a gate
+
+
+@primitive(REGISTER, REGISTER)
+def exact_gelu(builder: ir.IRBuilder, x: Any) -> Any:
+    """x * (1 + erf(x / sqrt(2))) / 2 of each lane."""
+    zero = constant_vector(0.0)
+    below = builder.fcmp_ordered("<", x, zero)
+    size = builder.select(below, builder.fsub(zero, x), x)
+    # The part that is missing from x above 0 is what is left of it below: neither cancels.
+    tail = build_erfc(builder, builder.fmul(size, constant_vector(ROOT_HALF)))
+    tail = builder.fmul(builder.fmul(x, constant_vector(0.5)), tail)
+    return builder.select(below, tail, builder.fsub(x, tail))
+
+
+@primitive(REGISTER, REGISTER)
+def expm1(builder: ir.IRBuilder, x: Any) -> Any:
+    """e to the power of each lane minus 1; none is above 0."""
+    return build_expm1(builder, x)
+
+
+@primitive(REGISTER, REGISTER, REGISTER, REGISTER)
+def _where_positive(builder: ir.IRBuilder, x: Any, then: Any, otherwise: Any) -> Any:
+    """`then` in the lanes in which x is above 0."""
+    return builder.select(builder.fcmp_ordered(">", x, constant_vector(0.0)), then, otherwise)
+
+
+def _make_activate(activation: Any) -> Any:
+    """`x = activation(x)` of (rows, size), in the columns `first` to `end - 1`."""
+
+    @kernel
+    def activate(x: int, rows: int, size: int, first: int, end: int) -> None:
+        for row in range(rows):
+            for column in range(first, end, simd.LANES):
+                count = min(simd.LANES, end - column)
+                target = x + 4 * (row * size + column)
+                simd.store_part(target, activation(simd.load_part(target, count)), count)
+
+    return activate
+
+
+@primitive(REGISTER, REGISTER)
+def _silu_alone(builder: ir.IRBuilder, x: Any) -> Any:
+    return silu.build(builder, x, constant_vector(1.0))
+
+
+@primitive(REGISTER, REGISTER)
+def _gelu_alone(builder: ir.IRBuilder, x: Any) -> Any:
+    return gelu.build(builder, x, constant_vector(1.0))
+
+
+@primitive(REGISTER, REGISTER)
+def _relu(builder: ir.IRBuilder, x: Any) -> Any:
+    zero = constant_vector(0.0)
+    return builder.select(builder.fcmp_ordered("<", x, zero), zero, x)  # NaN stays
+
+
+@primitive(REGISTER, REGISTER)
+def _relu_squared(builder: ir.IRBuilder, x: Any) -> Any:
+    value = _relu.build(builder, x)
+    return builder.fmul(value, value)
+
+
+activate_silu, activate_gelu_tanh, activate_gelu, activate_relu, activate_relu2 = (
+    _make_activate(one) for one in (_silu_alone, _gelu_alone, exact_gelu, _relu, _relu_squared)
+)
+
+
+@kernel
+def activate_xielu(own: Xielu, x: int, rows: int, size: int, first: int, end: int) -> None:
+    """xIELU (arXiv 2411.13010): `positive * x^2 + beta * x` above 0, and below it
+    `negative * (exp(min(x, eps)) - 1 - x) + beta * x`.
+    """
+    positive, negative = simd.splat(own.positive), simd.splat(own.negative)
+    beta, eps = simd.splat(own.beta), simd.splat(own.eps)
+    for row in range(rows):
+        for column in range(first, end, simd.LANES):
+            count = min(simd.LANES, end - column)
+            target = x + 4 * (row * size + column)
+            value = simd.load_part(target, count)
+            above = simd.multiply(positive, simd.multiply(value, value))
+            below = simd.subtract(expm1(simd.minimum(value, eps)), value)
+            curve = _where_positive(value, above, simd.multiply(negative, below))
+            simd.store_part(target, simd.fma(beta, value, curve), count)
+
+
+@kernel
+def activate_columns(
+    activation: int, xielu: Xielu | None, x: int, rows: int, size: int, first: int, end: int
+) -> None:
+    """One of `layout`'s activations, of some columns of x (rows, size)."""
+    if activation == layout.GELU:
+        activate_gelu(x, rows, size, first, end)
+    elif activation == layout.GELU_TANH:
+        activate_gelu_tanh(x, rows, size, first, end)
+    elif activation == layout.RELU:
+        activate_relu(x, rows, size, first, end)
+    elif activation == layout.RELU2:
+        activate_relu2(x, rows, size, first, end)
+    elif activation == layout.XIELU:
+        activate_xielu(xielu, x, rows, size, first, end)
+    else:
+        activate_silu(x, rows, size, first, end)

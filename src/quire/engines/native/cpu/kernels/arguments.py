@@ -1,4 +1,4 @@
-"""What kernels are told of weights: linear maps, and the experts of a layer.
+"""What kernels are told of weights: linear maps, norms, and the experts of a layer.
 
 An `int` whose comment names a shape is the address of such an array. Nothing here needs a kernel, so that
 a start with compiled kernels imports none.
@@ -29,15 +29,34 @@ class LinearMap(Struct):
     unit: float
 
 
+class Norm(Struct):
+    """A norm of rows: see `rowwise.norm_row`."""
+
+    is_layer: bool  # by mean and variance, instead of the root of the mean square
+    weight: int  # (size,), or (heads, size); 0 for none, which layer norms may lack
+    bias: int  # the same shape, or 0; layer norms alone have one
+    stride: int  # bytes from one head's weights to the next one's; 0 if all have the same
+    eps: float
+
+
+class Xielu(Struct):
+    """The numbers of a layer's xIELU: see `activations.xielu`."""
+
+    positive: float
+    negative: float
+    beta: float
+    eps: float
+
+
 class Experts(Struct):
     """The sparse FFN of one layer, and the memory of routing, which all layers share."""
 
-    norm: int  # (hidden,), or 0
-    post_norm: int  # (hidden,), or 0
+    norm: Norm | None
+    post_norm: Norm | None
     stream_scale: float  # see `Output`
-    # Of those beside a dense FFN: (hidden,), or 0.
-    output_norm: int
-    dense_norm: int  # of the dense FFN's output
+    # Of those beside a dense FFN.
+    output_norm: Norm | None
+    dense_norm: Norm | None  # of the dense FFN's output
     activation: int
     count: int
     all: int  # with the shared expert
@@ -45,7 +64,7 @@ class Experts(Struct):
     ffn: int
     # How experts are chosen and weighted: see `RouterSpec`.
     router: LinearMap
-    router_norm: int  # (hidden,), or 0: the router reads `norm`
+    router_norm: Norm | None  # None: the router reads `norm`
     scores: int  # one of `layout`'s
     is_normalised: bool
     least_sum: float

@@ -276,14 +276,25 @@ def plan_tiles(query_start: int, sequences: int, group: int, tiles: int) -> int:
 
 
 @kernel
+def _add_slope(scores: int, length: int, slope: float, last: int) -> None:
+    """ALiBi (arXiv 2108.12409): `scores[j] += slope * (j - last)`."""
+    factor = simd.splat(slope)
+    for j in range(0, length, LANES):
+        distance = simd.add(simd.lane_numbers(), simd.splat(float(j - last)))
+        simd.store(scores + 4 * j, simd.fma(distance, factor, simd.load(scores + 4 * j)))
+
+
+@kernel
 def _softmax_chunk(
-    scores: int, first: int, end: int, length: int, state: int, out: int, width: int, cap: float
-) -> None:
+    scores: int, first: int, end: int, length: int, state: int, out: int, width: int, cap: float,
+    slope: float,
+) -> None:  # fmt: skip
     """One step of a pair's online softmax: a chunk's scores become weights.
 
     The pair sees the positions `first` to `end - 1` of the chunk. `state` holds the maximum of the
     scores so far and the sum of their exponentials. When the maximum grows, the sum and the output
-    so far are scaled down to it. `cap` is the soft cap of the scores, 0 for none.
+    so far are scaled down to it. `cap` is the soft cap of the scores, 0 for none; with a `slope`
+    they sink with the distance from the last position that the pair sees.
     """
     if first >= min(end, length):  # another pair of the tile sees the chunk; this one does not
         zero = simd.splat(0.0)
@@ -292,6 +303,8 @@ def _softmax_chunk(
         return
     if cap != 0:
         soft_cap(scores, length, 1.0, cap)
+    if slope != 0:
+        _add_slope(scores, length, slope, end - 1)
     top = simd.splat(simd.NEGATIVE_INFINITY)
     for j in range(0, length, LANES):
         value = simd.load(scores + 4 * j)
@@ -335,7 +348,7 @@ def _first_seen(position: int, window: int, chunked: int) -> int:
 def _attend_tile(
     q: int, heads: int, kv_heads: int, size: int, value_size: int, row: int, rows: int, head: int,
     positions: int, table: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, chunked: int, out: int,
-    scratch: int, cap: float, sinks: int, blocks: int,
+    scratch: int, cap: float, sinks: int, slopes: int, blocks: int,
 ) -> None:  # fmt: skip
     """Attend with one tile: `rows` rows from `row` on, and the key-value head `head`."""
     group = heads // kv_heads
@@ -388,8 +401,9 @@ def _attend_tile(
         for pair in range(pairs):
             position = simd.get_int32(positions, row + pair // group)
             first = _first_seen(position, window, chunked)
+            slope = simd.get_float32(slopes, head * group + pair % group) if slopes else 0.0
             _softmax_chunk(scores + 4 * (pair * SCORE_STRIDE + low - chunk), first - low, position + 1 - low,
-                    length, states + 8 * pair, outs + pair * width * 4, width, cap)  # fmt: skip
+                    length, states + 8 * pair, outs + pair * width * 4, width, cap, slope)  # fmt: skip
         for block_start in range(low, high, block_size):
             start, number = max(block_start, begin), block_start // block_size
             values = v_base + _block(table, number) * v_block
@@ -416,18 +430,19 @@ def _attend_tile(
 def attention(
     task: int, q: int, heads: int, kv_heads: int, size: int, value_size: int, positions: int,
     block_tables: int, table_width: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, chunked: int,
-    tiles: int, out: int, scratch: int, cap: float, sinks: int, blocks: int,
+    tiles: int, out: int, scratch: int, cap: float, sinks: int, slopes: int, blocks: int,
 ) -> None:  # fmt: skip
     """One of (number of tiles * kv_heads) tasks: attend with some of q (rows, heads, size).
 
     q is scaled and rotated already; out is (rows, heads, value_size). `window` is how many positions a row sees,
     0 for all. The caches hold `blocks` blocks a head; `scratch` is this thread's own memory, of
     `scratch_floats`. A score s becomes `cap * tanh(s / cap)`, unless `cap` is 0. `sinks` (heads,) is one
-    more score of each head in its softmax, which no cap changes; 0 for none.
+    more score of each head in its softmax, which no cap changes; 0 for none. `slopes` are ALiBi's (heads,),
+    or 0.
     `reference.attention` is the same on arrays.
     """
     tile, head = tiles + 24 * (task // kv_heads), task % kv_heads  # 24: a tile is 3 int64
     table = block_tables + 4 * table_width * simd.get_int64(tile, 0)
     _attend_tile(q, heads, kv_heads, size, value_size, simd.get_int64(tile, 1),
                  simd.get_int64(tile, 2), head, positions, table, block_size, kind, k_cache, v_cache, window, chunked, out,
-                 scratch, cap, sinks, blocks)  # fmt: skip
+                 scratch, cap, sinks, slopes, blocks)  # fmt: skip

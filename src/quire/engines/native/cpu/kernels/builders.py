@@ -172,12 +172,7 @@ def build_exp(builder: ir.IRBuilder, x: Any, negative: bool = False) -> Any:
     # ln 2 in two parts, so that the remainder keeps its last bits (Cody and Waite)
     rest = build_fma(builder, power, constant_vector(-0.693359375), x)
     rest = build_fma(builder, power, constant_vector(2.12194440e-4), rest)
-    value = constant_vector(1.9875691500e-4)
-    # Cephes expf: the minimax polynomial of (e^r - 1 - r) / r^2
-    for term in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5):
-        value = build_fma(builder, value, rest, constant_vector(term))
-    value = build_fma(builder, value, builder.fmul(rest, rest), rest)
-    value = builder.fadd(value, constant_vector(1.0))
+    value = builder.fadd(_build_small_expm1(builder, rest), constant_vector(1.0))
     exponent = builder.fptosi(power, ir.VectorType(INT32, LANES))
     parts = [exponent]
     if not negative:  # the exponent 128 has no float of its own: multiply by two smaller powers
@@ -189,3 +184,35 @@ def build_exp(builder: ir.IRBuilder, x: Any, negative: bool = False) -> Any:
         value = builder.fmul(value, builder.bitcast(bits, VECTOR))
     value = builder.select(tiny, constant_vector(0.0), value)
     return value if negative else builder.select(huge, constant_vector(float("inf")), value)
+
+
+def _build_small_expm1(builder: ir.IRBuilder, x: Any) -> Any:
+    """e to the x minus 1, for x within plus and minus ln(2) / 2."""
+    value = constant_vector(1.9875691500e-4)
+    # Cephes expf: the minimax polynomial of (e^x - 1 - x) / x^2
+    for term in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5):
+        value = build_fma(builder, value, x, constant_vector(term))
+    return build_fma(builder, value, builder.fmul(x, x), x)
+
+
+def build_expm1(builder: ir.IRBuilder, x: Any) -> Any:
+    """e to the x minus 1, which keeps its last bits near 0 too; x is not above 0."""
+    near = builder.fcmp_ordered(">", x, constant_vector(-0.34))
+    far = builder.fsub(build_exp(builder, x, negative=True), constant_vector(1.0))
+    return builder.select(near, _build_small_expm1(builder, x), far)
+
+
+def build_erfc(builder: ir.IRBuilder, x: Any) -> Any:
+    """The complementary error function of x, which is not below 0."""
+    # Numerical Recipes' erfcc: t * exp(-x^2 + P(t)) with t = 1 / (1 + x / 2), within 1.2e-7 of its size.
+    one = constant_vector(1.0)
+    t = builder.fdiv(one, build_fma(builder, x, constant_vector(0.5), one))
+    power = constant_vector(0.17087277)
+    for term in (
+        -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196,
+        1.00002368, -1.26551223,
+    ):  # fmt: skip
+        power = build_fma(builder, power, t, constant_vector(term))
+    zero = constant_vector(0.0)
+    power = build_fma(builder, builder.fsub(zero, x), x, power)
+    return builder.fmul(t, build_exp(builder, power))

@@ -21,7 +21,8 @@ TILE_PAIRS = (
 COLUMN_GRAIN = 16  # columns that fill a cache line: two threads seldom write to the same one
 BLOCK_SIZES = (16, 32, 64, 128)  # each holds whole registers, and CHUNK holds whole blocks
 
-SILU, GELU_TANH, CLAMPED_SWIGLU, NO_ACTIVATION = range(4)  # of an FFN
+# Activations of an FFN.
+SILU, GELU_TANH, CLAMPED_SWIGLU, NO_ACTIVATION, GELU, RELU, RELU2, XIELU = range(8)
 SOFTMAX, SIGMOID, SIGMOID_OF_CHOSEN = range(3)  # what a router makes of its logits
 KV_FLOAT32, KV_FLOAT16, KV_INT8 = range(3)  # kinds of KV caches
 QUANT_BLOCK = 16  # columns of a quantised map that are stored together

@@ -8,9 +8,12 @@ at once. The tests compare them.
 
 from __future__ import annotations
 
+from typing import Any
+
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import simd
 from quire.engines.native.cpu.kernels.activations import soft_cap
+from quire.engines.native.cpu.kernels.arguments import Norm
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES
 
 
@@ -47,15 +50,80 @@ def normalise_row(x: int, weight: int, out: int, size: int, eps: float) -> None:
         simd.store_part(out + 4 * full, value, rest)
 
 
+def _make_layer_norm_row(has_weight: bool, has_bias: bool) -> Any:
+    """Layer norm of `size` floats at address `x`, which may be `out`: with weight and bias, or without."""
+
+    @kernel
+    def layer_norm_row(x: int, weight: int, bias: int, out: int, size: int, eps: float) -> None:
+        full = size // LANES * LANES
+        rest = size - full
+        total = simd.splat(0.0)
+        for k in range(0, full, LANES):
+            total = simd.add(simd.load(x + 4 * k), total)
+        if rest:
+            total = simd.add(simd.load_part(x + 4 * full, rest), total)
+        mean = simd.splat(simd.sum_lanes(total) / float(size))
+        # A second pass over the row, which is in the cache: the mean of squares minus the square of the
+        # mean would cancel where the mean is large.
+        total = simd.splat(0.0)
+        for k in range(0, full, LANES):
+            value = simd.subtract(simd.load(x + 4 * k), mean)
+            total = simd.fma(value, value, total)
+        if rest:
+            value = simd.subtract(simd.load_part(x + 4 * full, rest), mean)
+            value = simd.keep_range(value, 0, rest, 0.0)
+            total = simd.fma(value, value, total)
+        variance = simd.sum_lanes(total) / float(size)
+        scale = simd.divide(simd.splat(1.0), simd.sqrt(simd.splat(variance + eps)))
+        for k in range(0, full, LANES):
+            value = simd.multiply(simd.subtract(simd.load(x + 4 * k), mean), scale)
+            if has_weight:
+                value = simd.multiply(simd.load(weight + 4 * k), value)
+            if has_bias:
+                value = simd.add(value, simd.load(bias + 4 * k))
+            simd.store(out + 4 * k, value)
+        if rest:
+            value = simd.multiply(simd.subtract(simd.load_part(x + 4 * full, rest), mean), scale)
+            if has_weight:
+                value = simd.multiply(simd.load_part(weight + 4 * full, rest), value)
+            if has_bias:
+                value = simd.add(value, simd.load_part(bias + 4 * full, rest))
+            simd.store_part(out + 4 * full, value, rest)
+
+    return layer_norm_row
+
+
+_layer_norm_bare, _layer_norm_weighted, _layer_norm_full = (
+    _make_layer_norm_row(*parts) for parts in ((False, False), (True, False), (True, True))
+)
+
+
 @kernel
-def rms_norm(
-    task: int, tasks: int, x: int, rows: int, size: int, weight: int, eps: float, out: int
-) -> None:
-    """`out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` for (rows, size)."""
+def norm_row(norm: Norm, head: int, x: int, out: int, size: int) -> None:
+    """The norm of `size` floats at address `x`, which may be `out`; those of a head have its weights.
+
+    By the root of the mean square, `x / sqrt(mean(x^2) + eps) * weight`; as a layer norm,
+    `(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias`.
+    """
+    offset = head * norm.stride
+    weight = norm.weight + offset
+    if not norm.is_layer:
+        normalise_row(x, weight, out, size, norm.eps)
+    elif norm.bias:
+        _layer_norm_full(x, weight, norm.bias + offset, out, size, norm.eps)
+    elif norm.weight:
+        _layer_norm_weighted(x, weight, 0, out, size, norm.eps)
+    else:
+        _layer_norm_bare(x, 0, 0, out, size, norm.eps)
+
+
+@kernel
+def norm_rows(task: int, tasks: int, norm: Norm, x: int, rows: int, size: int, out: int) -> None:
+    """`norm_row` of each of (rows, size)."""
     first, end = task_range(task, tasks, rows, 1)
     for row in range(first, end):
         offset = row * size * 4
-        normalise_row(x + offset, weight, out + offset, size, eps)
+        norm_row(norm, 0, x + offset, out + offset, size)
 
 
 @kernel
@@ -104,6 +172,29 @@ def replace_rows(
         index = simd.get_int32(indices, row)
         if index >= 0:
             copy_row(values + index * size * 4, out + row * size * 4, size)
+
+
+@kernel
+def add_table_rows(
+    task: int, tasks: int, table: int, size: int, indices: int, rows: int, out: int
+) -> None:
+    """`out[t] += table[indices[t]]` for (n, size) of float32."""
+    first, end = task_range(task, tasks, rows, 1)
+    for row in range(first, end):
+        source = table + simd.get_int32(indices, row) * size * 4
+        add_rows(0, 1, source, 1, size, 1.0, out + row * size * 4)
+
+
+@kernel
+def clip_columns(x: int, rows: int, columns: int, first: int, end: int, limit: float) -> None:
+    """Keep the columns `first` to `end - 1` of x (rows, columns) within plus and minus `limit`."""
+    most, least = simd.splat(limit), simd.splat(-limit)
+    for row in range(rows):
+        for column in range(first, end, LANES):
+            count = min(LANES, end - column)
+            target = x + 4 * (row * columns + column)
+            value = simd.maximum(least, simd.load_part(target, count))  # in this order NaN stays
+            simd.store_part(target, simd.minimum(most, value), count)
 
 
 @kernel
@@ -173,32 +264,34 @@ def _rotate_interleaved(x: int, cosines: int, sines: int, half: int, scale: floa
 
 @kernel
 def rotate_heads(
-    x: int, rows: int, heads: int, size: int, first: int, end: int, norm: int, eps: float,
-    scale: float, positions: int, cosines: int, sines: int, rotary: int, interleaved: int,
-    norm_last: int,
+    x: int, rows: int, heads: int, size: int, first: int, end: int, norm: Norm | None,
+    norm_last: int, scale: float, positions: int, cosines: int, sines: int, rotary: int,
+    interleaved: int,
 ) -> None:  # fmt: skip
     """Norm, rotary embedding and scale of the heads `first` to `end - 1`, in place.
 
     x is (rows, heads, size), of which the first `rotary` dimensions are rotated: as neighbouring
-    pairs if `interleaved`, else as the two halves of a head. `norm` is 0 for no norm; with
-    `norm_last` it comes after the rotary embedding. Cosines and sines are (positions, rotary / 2),
-    or 0 for no rotary embedding.
+    pairs if `interleaved`, else as the two halves of a head. The norm comes first, or after the
+    rotary embedding if `norm_last`. Cosines and sines are (positions, rotary / 2), or 0 for no
+    rotary embedding.
     """
     rotated = rotary if cosines else 0
-    is_last = norm != 0 and norm_last != 0
-    factor = 1.0 if is_last else scale
+    is_last = norm_last if norm else 0
+    early_scale = 1.0 if is_last else scale
     for row in range(rows):
         angles = simd.get_int32(positions, row) * (rotary // 2) * 4
         for head in range(first, end):
             address = x + (row * heads + head) * size * 4
             if norm and not is_last:
-                normalise_row(address, norm, address, size, eps)
+                norm_row(norm, head, address, address, size)
             if rotated and interleaved:
-                _rotate_interleaved(address, cosines + angles, sines + angles, rotary // 2, factor)
+                _rotate_interleaved(
+                    address, cosines + angles, sines + angles, rotary // 2, early_scale
+                )
             elif rotated:
-                _rotate_halves(address, cosines + angles, sines + angles, rotary // 2, factor)
-            if rotated < size:  # these dimensions have nothing but the scale
-                soft_cap(address + 4 * rotated, size - rotated, factor, 0.0)
+                _rotate_halves(address, cosines + angles, sines + angles, rotary // 2, early_scale)
             if is_last:
-                normalise_row(address, norm, address, size, eps)
+                norm_row(norm, head, address, address, size)
                 soft_cap(address, size, scale, 0.0)
+            elif rotated < size:  # these dimensions have nothing but the scale
+                soft_cap(address + 4 * rotated, size - rotated, scale, 0.0)

@@ -34,6 +34,7 @@ from quire.engines.native.cpu.kernels.builders import (
     build_splat,
     build_sums,
     call,
+    constant_vector,
     suffix,
 )
 from quire.engines.native.cpu.kernels.layout import LANES
@@ -96,6 +97,12 @@ def splat(builder: ir.IRBuilder, value: Any) -> Any:
     return build_splat(builder, value)
 
 
+@primitive(REGISTER)
+def lane_numbers(builder: ir.IRBuilder) -> Any:
+    """0, 1, 2 and so on."""
+    return constant_vector(range(LANES))
+
+
 @primitive(REGISTER, REGISTER, REGISTER, REGISTER)
 def fma(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
@@ -136,6 +143,12 @@ def sqrt(builder: ir.IRBuilder, value: Any) -> Any:
 def maximum(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
     """The larger of a and b in each lane; b where a is NaN."""
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+@primitive(REGISTER, REGISTER, REGISTER)
+def minimum(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
+    """The smaller number in each lane; b where a is NaN."""
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
 @primitive(REGISTER, REGISTER, INT, INT, FLOAT)

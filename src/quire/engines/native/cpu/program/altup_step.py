@@ -14,8 +14,8 @@ from quire.engines.native.cpu.kernels.linear import linear_columns
 from quire.engines.native.cpu.kernels.rowwise import (
     add_rows,
     copy_row,
-    normalise_row,
-    rms_norm,
+    norm_row,
+    norm_rows,
     scale_rows,
     task_range,
 )
@@ -156,7 +156,7 @@ def altup_end(thread: int, step: Step, own: AltUpEnds, first_phase: int) -> None
 def _route(step: Step, own: AltUp, x: int, scratch: int) -> None:
     """`scratch` = the numbers, one of each stream, that coefficients are made of, from a row x."""
     row = scratch + 4 * own.streams
-    normalise_row(x, own.router_norm, row, step.hidden, step.eps)
+    norm_row(own.router_norm, 0, x, row, step.hidden)
     linear_columns(row, 0, 1, own.router, scratch, 0, own.streams, NO)
     soft_cap(scratch, own.streams, 1.0, 1.0)
 
@@ -239,7 +239,7 @@ def altup_out(thread: int, step: Step, own: LayerGate, first_phase: int) -> None
     counters, tasks = counters_of(step, phase), num_tasks(step, rows)
     task = take_task(counters)
     while task < tasks:
-        rms_norm(task, tasks, x, rows, hidden, own.out.post_norm, step.eps, x)
+        norm_rows(task, tasks, own.out.post_norm, x, rows, hidden, x)
         for stream in range(1, own.streams):
             add_rows(task, tasks, x, rows, hidden, 1.0, _stream(step, stream, 0))
         task = next_task(counters)
@@ -278,8 +278,8 @@ def laurel(thread: int, step: Step, own: Laurel, first_phase: int) -> None:
     counters, tasks = counters_of(step, phase), num_tasks(step, rows)
     task = take_task(counters)
     while task < tasks:
-        rms_norm(task, tasks, beside, rows, hidden, own.right.post_norm, step.eps, beside)
-        rms_norm(task, tasks, x, rows, hidden, own.norm, step.eps, step.normed)
+        norm_rows(task, tasks, own.right.post_norm, beside, rows, hidden, beside)
+        norm_rows(task, tasks, own.norm, x, rows, hidden, step.normed)
         add_rows(task, tasks, step.normed, rows, hidden, 1.0, beside)
         add_rows(task, tasks, beside, rows, hidden, 1.0, step.residual)
         scale_rows(task, tasks, step.residual, rows, hidden, HALF_ROOT)

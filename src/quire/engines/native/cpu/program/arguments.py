@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quire.engines.native.cpu.compiler.structs import Struct, Structs
-from quire.engines.native.cpu.kernels.arguments import DeltaNet, LinearMap
+from quire.engines.native.cpu.kernels.arguments import DeltaNet, LinearMap, Norm, Xielu
 
 # ---- the step
 
@@ -84,7 +84,6 @@ class Step(Struct):
     hidden: int
     vocab: int
     group: int  # the most query heads of a layer that share a key-value head
-    eps: float
     residual_scale: float
     # The KV cache's.
     block_size: int
@@ -160,6 +159,8 @@ class TokenEmbeddings(Struct):
     packed: LinearMap | None  # the table, if it is in blocks
     reader: int  # the address of the kernel that reads its rows: see `block_linear.READ`
     scale: float
+    positions: int  # (positions, hidden), which are added to them; or 0
+    norm: Norm | None
 
 
 EMBED_PHASE, EMBED_PHASES = range(2)
@@ -185,15 +186,16 @@ class Projection(Struct):
     kv_heads: int
     head_dim: int
     value_dim: int
-    norm: int  # (hidden,), or 0
+    norm: Norm | None
     units: int  # heads of queries, keys, values and gates that are made of the norm
     q: LinearMap
     k: LinearMap | None  # None: the keys and values of another layer are used
     v: LinearMap | None  # None: what `k` makes are the values too
     z: LinearMap | None  # the gate of what attention gives, computed into `step.gate`
-    q_norm: int  # (head_dim,), or (heads * head_dim,) with `norms_widths`, or 0
-    k_norm: int
-    v_norm: int  # (value_dim,), or 0
+    clip: float  # of queries, keys and values; 0 for none
+    q_norm: Norm | None  # of a head, or of all heads with `norms_widths`
+    k_norm: Norm | None
+    v_norm: Norm | None
     norms_widths: bool  # a norm is over all heads of a row
     norms_last: bool  # the norms of heads come after the rotary embedding
     angles: Angles | None
@@ -224,6 +226,7 @@ class Attention(Struct):
     out: int  # (rows, heads, value_dim)
     sinks: int  # (heads,), or 0
     is_gated: bool  # by the sigmoid of `step.gate`
+    slopes: int  # (heads,) of ALiBi, or 0
 
 
 ATTEND_PHASE, ATTEND_PHASES = range(2)
@@ -232,7 +235,7 @@ ATTEND_PHASE, ATTEND_PHASES = range(2)
 class LatentAttention(Struct):
     """`latent_project`, `latent_queries` and `latent_values`, around attention over latents."""
 
-    norm: int  # (hidden,)
+    norm: Norm | None
     heads: int
     q_rank: int  # 0: `q_a` makes the queries
     kv_rank: int
@@ -275,7 +278,7 @@ class CausalConv(Struct):
 class GatedDeltaNet(Struct):
     """`project_delta` and `delta_rule`: the maps of a gated delta net, its convolutions, its rule."""
 
-    norm: int  # (hidden,), or 0
+    norm: Norm | None
     q: LinearMap
     k: LinearMap
     v: LinearMap
@@ -297,7 +300,7 @@ class Output(Struct):
     """`attention_output`: a linear map that is added to the residual stream."""
 
     linear: LinearMap
-    post_norm: int  # (hidden,), or 0
+    post_norm: Norm | None
     stream_scale: float  # what the sum is multiplied by, after a norm
     entry: int
 
@@ -306,15 +309,16 @@ class Output(Struct):
 
 
 class DenseFfn(Struct):
-    """`dense_gate` and `dense_down`: a gated FFN."""
+    """`dense_gate` or, without a gate, `dense_up`; and `dense_down`."""
 
-    norm: int  # (hidden,), or 0
-    gate: LinearMap
+    norm: Norm | None
+    gate: LinearMap  # without a gate, this is up
     up: LinearMap
     activation: int
+    xielu: Xielu | None
     cutoff: float  # of `cut_gate`, with its activation; `dense_gate` has none then
     cut_activation: int
-    gate_entry: int  # of adapters; that for up follows
+    entry: int  # of adapters, for gate; that for up follows
     down: Output
 
 
@@ -328,7 +332,7 @@ class LayerInputs(Struct):
 
     linear: LinearMap  # (layers * layer_size, hidden)
     entry: int
-    norm: int  # (layer_size,)
+    norm: Norm
     table: int  # (vocabulary, layers * layer_size)
     is_bfloat16: bool
     vocabulary: int
@@ -369,7 +373,7 @@ class AltUp(Struct):
 
     streams: int
     active: int
-    router_norm: int  # (hidden,)
+    router_norm: Norm
     router: LinearMap  # (streams, hidden)
     prediction: LinearMap  # (streams * streams, streams)
     correction: LinearMap  # (streams, streams)
@@ -380,7 +384,7 @@ class Laurel(Struct):
     """`laurel`: a map of low rank beside attention."""
 
     active: int
-    norm: int  # (hidden,)
+    norm: Norm
     left: LinearMap  # (rank, hidden)
     entry: int
     right: Output
@@ -393,7 +397,7 @@ class Laurel(Struct):
 class Head(Struct):
     """`logits`: the last norm, and the head."""
 
-    norm: int  # (hidden,)
+    norm: Norm | None
     linear: LinearMap | None  # a reward model has none
     scale: float
     cap: float
@@ -414,6 +418,7 @@ PHASES: Mapping[str, int] = {
     "latent_queries": QUERY_PHASES,
     "latent_values": VALUE_PHASES,
     "dense_gate": GATE_PHASES,
+    "dense_up": GATE_PHASES,
     "dense_down": OUTPUT_PHASES,
     "dense_beside": OUTPUT_PHASES,
     "route": ROUTE_PHASES,

@@ -7,13 +7,14 @@ from typing import Any
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.activations import multiply_by_sigmoid
-from quire.engines.native.cpu.kernels.arguments import LinearMap
+from quire.engines.native.cpu.kernels.arguments import LinearMap, Norm
 from quire.engines.native.cpu.kernels.attention import attention, store_keys, store_values
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
 from quire.engines.native.cpu.kernels.rowwise import (
+    clip_columns,
     copy_row,
-    normalise_row,
-    rms_norm,
+    norm_row,
+    norm_rows,
     rotate_heads,
     task_range,
 )
@@ -46,22 +47,22 @@ _Q, _K, _V, _Z = range(4)
 
 @kernel
 def _rotate(
-    step: Step, own: Projection, x: int, heads: int, first: int, end: int, norm: int, scale: float,
-    row: int, rows: int,
+    step: Step, own: Projection, x: int, heads: int, first: int, end: int, norm: Norm | None,
+    scale: float, row: int, rows: int,
 ) -> None:  # fmt: skip
     """`rotate_heads` for `rows` rows from `row` on, by the angles that this layer uses."""
     size, cosines, sines = own.head_dim, 0, 0
     # Without angles, `rotate_heads` has a norm and a scale to do, at most.
     if own.angles:
         cosines, sines = own.angles.cosines, own.angles.sines
-    rotate_heads(x + 4 * row * heads * size, rows, heads, size, first, end, norm, step.eps, scale,
-                 step.rope_positions + 4 * row, cosines, sines, own.rotary_dim,
-                 own.is_interleaved, own.norms_last)  # fmt: skip
+    rotate_heads(x + 4 * row * heads * size, rows, heads, size, first, end, norm,
+                 own.norms_last, scale, step.rope_positions + 4 * row, cosines, sines,
+                 own.rotary_dim, own.is_interleaved)  # fmt: skip
 
 
 @kernel
 def _finish_queries(
-    step: Step, own: Projection, first: int, end: int, norm: int, row: int, rows: int
+    step: Step, own: Projection, first: int, end: int, norm: Norm | None, row: int, rows: int
 ) -> None:
     """Norm, rotary embedding and scale of some heads of the queries, in `rows` rows from `row`.
 
@@ -78,7 +79,7 @@ def _finish_queries(
 
 @kernel
 def _finish_keys(
-    step: Step, own: Projection, first: int, end: int, norm: int, row: int, rows: int
+    step: Step, own: Projection, first: int, end: int, norm: Norm | None, row: int, rows: int
 ) -> None:
     """Norm and rotary embedding of some heads of the keys, which are then written to the cache."""
     kv_heads, size = own.kv_heads, own.head_dim
@@ -96,7 +97,7 @@ def _finish_values(step: Step, own: Projection, first: int, end: int) -> None:
         for row in range(rows):
             for head in range(first, end):
                 address = values + 4 * (row * heads + head) * size
-                normalise_row(address, own.v_norm, address, size, step.eps)
+                norm_row(own.v_norm, head, address, address, size)
     store_values(values, rows, heads, size, first, end, step.slots, step.block_size, step.kv_kind,
                  own.v_cache, step.num_blocks)  # fmt: skip
 
@@ -122,6 +123,8 @@ def _project_columns(
     first, end = first * size, end * size
     linear_columns(normed, quantized, step.rows, linear_map, out, first, end, NO)
     add_lora(step.adapters, own.entry + which, which, out, linear_map.columns, first, end)
+    if own.clip != 0:
+        clip_columns(out, step.rows, linear_map.columns, first, end, own.clip)
 
 
 @kernel
@@ -170,10 +173,10 @@ def _norm_widths(step: Step, own: Projection, phase: int) -> None:
     task = take_task(counters)
     while task < tasks:
         row, end = task_range(task, tasks, rows, 1)
-        rms_norm(task, tasks, queries, rows, heads * size, own.q_norm, step.eps, queries)
-        rms_norm(task, tasks, keys, rows, kv_heads * size, own.k_norm, step.eps, keys)
-        _finish_queries(step, own, 0, heads, 0, row, end - row)
-        _finish_keys(step, own, 0, kv_heads, 0, row, end - row)
+        norm_rows(task, tasks, own.q_norm, queries, rows, heads * size, queries)
+        norm_rows(task, tasks, own.k_norm, keys, rows, kv_heads * size, keys)
+        _finish_queries(step, own, 0, heads, None, row, end - row)
+        _finish_keys(step, own, 0, kv_heads, None, row, end - row)
         task = next_task(counters)
     wait_for_phase(step, phase, tasks)
 
@@ -260,6 +263,7 @@ def _make_attend(kind: int) -> Any:
                 scratch_of(thread, step),
                 own.cap,
                 own.sinks,
+                own.slopes,
                 step.num_blocks,
             )
             if own.is_gated:

@@ -30,6 +30,7 @@ KERNELS = {
     "latent_queries": "program.latent_step:latent_queries",
     "latent_values": "program.latent_step:latent_values",
     "dense_gate": "program.ffn_step:dense_gate",
+    "dense_up": "program.ffn_step:dense_up",
     "dense_down": "program.ffn_step:dense_down",
     "dense_beside": "program.ffn_step:dense_beside",
     "route": "program.ffn_step:route",
@@ -108,10 +109,13 @@ def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
     for layer in range(spec.num_layers):
         mixer = spec.mixer(layer)
         mixing = MIXERS[type(mixer)] if mixer else ("project", ATTEND)
-        names = (attend if name == ATTEND else name for name in mixing)
+        names = [attend if name == ATTEND else name for name in mixing]
         if spec.altup:
             operations.append(("altup_predict", layer))
-        operations += [(name, layer) for name in (*names, "attention_output", *_ffn(spec, layer))]
+        ffn = [*_ffn(spec, layer)]
+        if spec.parallel:  # the FFN reads the residual stream before attention is added to it
+            names.append(ffn.pop(0))
+        operations += [(name, layer) for name in (*names, "attention_output", *ffn)]
     if spec.altup:
         operations.append(("altup_end", None))
     phase = STEP_PHASES
@@ -126,7 +130,7 @@ def _ffn(spec: DecoderSpec, layer: int) -> Iterator[str]:
     if spec.altup:
         yield "laurel"
     if experts is None:
-        yield "dense_gate"
+        yield "dense_gate" if spec.gated else "dense_up"
         if spec.gate_cutoff(layer) is not None:
             yield "cut_gate"
         yield "dense_down"

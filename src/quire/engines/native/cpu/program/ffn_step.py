@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from quire.engines.native.cpu.compiler.language import kernel
-from quire.engines.native.cpu.kernels.activations import gate_columns
-from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap
+from quire.engines.native.cpu.kernels.activations import activate_columns, gate_columns
+from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap, Xielu
 from quire.engines.native.cpu.kernels.experts import choose_experts, group_rows
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SILU
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
-from quire.engines.native.cpu.kernels.rowwise import add_rows, rms_norm, task_range
+from quire.engines.native.cpu.kernels.rowwise import add_rows, norm_rows, task_range
 from quire.engines.native.cpu.kernels.simd import NO
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import DenseFfn, LoraBatch, Step
@@ -42,8 +44,6 @@ from quire.engines.native.cpu.program.phases import (
     wait_for_phase,
 )
 
-_MAPS_OF_GATE = 2  # gate and up
-
 # ---- dense
 
 
@@ -68,30 +68,55 @@ def gated_ffn(
 
 
 @kernel
-def dense_gate(thread: int, step: Step, own: DenseFfn, first_phase: int) -> None:
-    """`step.gate` = the norm of the residual stream, and the gated first half of the FFN."""
-    x, rows, adapters = step.residual, step.rows, step.adapters
-    norm_phase(step, x, rows, own.norm, first_phase + arguments.GATE_NORM)
-    quantized_map = quantized_map_of(own.gate, own.up)
-    quantize_phase(step, quantized_map, phase_input(step, x, own.norm), rows,
-                   first_phase + arguments.GATE_ROWS)  # fmt: skip
-    normed = 0
-    if adapters:
-        normed = normed_rows(thread, step, x, rows, own.norm)
-        layer_products(step, own.gate_entry, _MAPS_OF_GATE, normed,
-                       first_phase + arguments.GATE_LORA)  # fmt: skip
-    phase = first_phase + arguments.GATE_COLUMNS
-    counters = counters_of(step, phase)
-    tasks = num_tasks(step, own.gate.columns // COLUMN_GRAIN + 1)
-    task = take_task(counters)
-    if task < tasks and not normed:
-        normed = normed_rows(thread, step, x, rows, own.norm)
-    quantized = quantized_rows(thread, step, quantized_map, normed, rows) if task < tasks else 0
-    while task < tasks:
-        gated_ffn(task, tasks, normed, quantized, rows, own.gate, own.up, step.gate, step.up,
-                  own.activation, adapters, own.gate_entry)  # fmt: skip
-        task = next_task(counters)
-    wait_for_phase(step, phase, tasks)
+def plain_ffn(
+    task: int, tasks: int, x: int, quantized: int, rows: int, up_map: LinearMap, up: int,
+    activation: int, xielu: Xielu | None, adapters: LoraBatch | None, entry: int,
+) -> None:  # fmt: skip
+    """`up = act(x @ up_w.T + up_b)`, with arguments as those of `gated_ffn`."""
+    columns = up_map.columns
+    first, end = task_range(task, tasks, columns, COLUMN_GRAIN)
+    linear_columns(x, quantized, rows, up_map, up, first, end, NO)
+    add_lora(adapters, entry, 0, up, columns, first, end)
+    activate_columns(activation, xielu, up, rows, columns, first, end)
+
+
+def _make_dense(is_gated: bool) -> Any:
+    """The operation of the first half of an FFN with a gate, or of one without."""
+    maps = 2 if is_gated else 1
+
+    @kernel
+    def dense(thread: int, step: Step, own: DenseFfn, first_phase: int) -> None:
+        """`step.gate` = the norm of the residual stream, and the first half of the FFN."""
+        x, rows, adapters = step.residual, step.rows, step.adapters
+        norm_phase(step, x, rows, own.norm, first_phase + arguments.GATE_NORM)
+        quantized_map = quantized_map_of(own.gate, own.up)
+        quantize_phase(step, quantized_map, phase_input(step, x, own.norm), rows,
+                       first_phase + arguments.GATE_ROWS)  # fmt: skip
+        normed = 0
+        if adapters:
+            normed = normed_rows(thread, step, x, rows, own.norm)
+            layer_products(step, own.entry, maps, normed, first_phase + arguments.GATE_LORA)
+        phase = first_phase + arguments.GATE_COLUMNS
+        counters = counters_of(step, phase)
+        tasks = num_tasks(step, own.gate.columns // COLUMN_GRAIN + 1)
+        task = take_task(counters)
+        if task < tasks and not normed:
+            normed = normed_rows(thread, step, x, rows, own.norm)
+        quantized = quantized_rows(thread, step, quantized_map, normed, rows) if task < tasks else 0
+        while task < tasks:
+            if is_gated:
+                gated_ffn(task, tasks, normed, quantized, rows, own.gate, own.up, step.gate, step.up,
+                          own.activation, adapters, own.entry)  # fmt: skip
+            else:
+                plain_ffn(task, tasks, normed, quantized, rows, own.up, step.gate, own.activation,
+                          own.xielu, adapters, own.entry)  # fmt: skip
+            task = next_task(counters)
+        wait_for_phase(step, phase, tasks)
+
+    return dense
+
+
+dense_gate, dense_up = _make_dense(True), _make_dense(False)
 
 
 @kernel
@@ -130,7 +155,7 @@ def route(thread: int, step: Step, experts: Experts, phase: int) -> None:
             router_scores(task, parts, thread, experts, normed, quantized, rows, step.adapters)
         elif norm and not own_norm and not prepared_in_phase(step, rows):
             # The experts gather their rows from `normed`, also if each thread has normed them all.
-            rms_norm(0, 1, x, rows, step.hidden, norm, step.eps, step.normed)
+            norm_rows(0, 1, norm, x, rows, step.hidden, step.normed)
         task = next_task(counters)
     wait_for_phase(step, phase + arguments.ROUTE_SCORES, parts + 1)
     counters, tasks = counters_of(step, phase + arguments.ROUTE_CHOICE), num_tasks(step, rows)
@@ -138,7 +163,7 @@ def route(thread: int, step: Step, experts: Experts, phase: int) -> None:
     while task < tasks:
         choose_experts(task, tasks, experts, rows)
         if own_norm:  # the router has read its norm, and the experts read another
-            rms_norm(task, tasks, x, rows, step.hidden, experts.norm, step.eps, step.normed)
+            norm_rows(task, tasks, experts.norm, x, rows, step.hidden, step.normed)
         task = next_task(counters)
     wait_for_phase(step, phase + arguments.ROUTE_CHOICE, tasks)
     counters = counters_of(step, phase + arguments.ROUTE_GROUPS)
@@ -156,8 +181,8 @@ def _add_beside(step: Step, experts: Experts, phase: int) -> None:
     counters, tasks = counters_of(step, phase), num_tasks(step, rows)
     task = take_task(counters)
     while task < tasks:
-        rms_norm(task, tasks, normed, rows, hidden, experts.output_norm, step.eps, normed)
-        rms_norm(task, tasks, beside, rows, hidden, experts.dense_norm, step.eps, beside)
+        norm_rows(task, tasks, experts.output_norm, normed, rows, hidden, normed)
+        norm_rows(task, tasks, experts.dense_norm, beside, rows, hidden, beside)
         add_rows(task, tasks, beside, rows, hidden, 1.0, normed)
         add_normed_rows(task, tasks, step, experts.post_norm, experts.stream_scale)
         task = next_task(counters)

@@ -36,8 +36,6 @@ from quire.engines.native.cpu.program.phases import (
     wait_for_phase,
 )
 
-_NO_NORM = 0
-
 # ---- the layer's input to small vectors
 
 
@@ -65,8 +63,8 @@ def _rotate(own: LatentAttention, x: int, positions: int, rows: int, heads: int,
     cosines, sines = 0, 0
     if own.angles:
         cosines, sines = own.angles.cosines, own.angles.sines
-    rotate_heads(x, rows, heads, own.rope_dim + own.kv_rank, first, end, _NO_NORM, own.eps, scale,
-                 positions, cosines, sines, own.rope_dim, own.is_interleaved, NO)  # fmt: skip
+    rotate_heads(x, rows, heads, own.rope_dim + own.kv_rank, first, end, None, NO, scale, positions,
+                 cosines, sines, own.rope_dim, own.is_interleaved)  # fmt: skip
 
 
 @kernel

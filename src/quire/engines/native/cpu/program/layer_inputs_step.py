@@ -7,7 +7,7 @@ from quire.engines.native.cpu.kernels import simd
 from quire.engines.native.cpu.kernels.activations import gate_columns, soft_cap
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES
 from quire.engines.native.cpu.kernels.linear import linear_columns
-from quire.engines.native.cpu.kernels.rowwise import normalise_row, task_range
+from quire.engines.native.cpu.kernels.rowwise import norm_row, task_range
 from quire.engines.native.cpu.kernels.simd import NO, get_int32
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import LayerGate, LayerInputs, Step
@@ -52,7 +52,7 @@ def _finish_inputs(step: Step, own: LayerInputs, first: int, end: int) -> None:
         for layer in range(first, end):
             address = step.layer_inputs + 4 * (row * width + layer * size)
             soft_cap(address, size, own.scale, 0.0)
-            normalise_row(address, own.norm, address, size, step.eps)
+            norm_row(own.norm, 0, address, address, size)
             _add_embedding(own, token, layer * size, address)
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
-from quire.engines.native.cpu.kernels.arguments import LinearMap
+from quire.engines.native.cpu.kernels.arguments import LinearMap, Norm
 from quire.engines.native.cpu.kernels.linear import is_quantized, linear, quantize_for
-from quire.engines.native.cpu.kernels.rowwise import add_rows, rms_norm, scale_rows, task_range
+from quire.engines.native.cpu.kernels.rowwise import add_rows, norm_rows, scale_rows, task_range
 from quire.engines.native.cpu.kernels.simd import NO, YES
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import Output, Step
@@ -36,34 +36,34 @@ def prepared_in_phase(step: Step, rows: int) -> bool:
 
 
 @kernel
-def norm_phase(step: Step, x: int, rows: int, weight: int, phase: int) -> None:
+def norm_phase(step: Step, x: int, rows: int, norm: Norm | None, phase: int) -> None:
     """`step.normed` = the norm of x, if there is a norm and it is a phase."""
-    if not weight or not prepared_in_phase(step, rows):
+    if not norm or not prepared_in_phase(step, rows):
         return
     counters, tasks = counters_of(step, phase), num_tasks(step, rows)
     task = take_task(counters)
     while task < tasks:
-        rms_norm(task, tasks, x, rows, step.hidden, weight, step.eps, step.normed)
+        norm_rows(task, tasks, norm, x, rows, step.hidden, step.normed)
         task = next_task(counters)
     wait_for_phase(step, phase, tasks)
 
 
 @kernel
-def phase_input(step: Step, x: int, weight: int) -> int:
+def phase_input(step: Step, x: int, norm: Norm | None) -> int:
     """The address at which `norm_phase` leaves its result: that of x if there is no norm."""
-    return step.normed if weight else x
+    return step.normed if norm else x
 
 
 @kernel
-def normed_rows(thread: int, step: Step, x: int, rows: int, weight: int) -> int:
+def normed_rows(thread: int, step: Step, x: int, rows: int, norm: Norm | None) -> int:
     """The address of the norm of x: made by `norm_phase`, or made now in this thread's scratch.
 
-    Without a norm (`weight` is 0) it is x itself.
+    Without a norm it is x itself.
     """
-    if not weight or prepared_in_phase(step, rows):
-        return phase_input(step, x, weight)
+    if not norm or prepared_in_phase(step, rows):
+        return phase_input(step, x, norm)
     own = scratch_of(thread, step)
-    rms_norm(0, 1, x, rows, step.hidden, weight, step.eps, own)
+    norm_rows(0, 1, norm, x, rows, step.hidden, own)
     return own
 
 
@@ -106,26 +106,28 @@ def quantized_rows(thread: int, step: Step, linear_map: LinearMap, x: int, rows:
 
 
 @kernel
-def is_added_apart(step: Step, post_norm: int) -> bool:
+def is_added_apart(step: Step, post_norm: Norm | None) -> bool:
     """Whether outputs get a norm or a scale before they are added to the residual stream."""
-    return post_norm != 0 or step.residual_scale != 1
+    return True if post_norm else step.residual_scale != 1
 
 
 @kernel
-def add_normed_rows(task: int, tasks: int, step: Step, norm: int, stream_scale: float) -> None:
+def add_normed_rows(
+    task: int, tasks: int, step: Step, norm: Norm | None, stream_scale: float
+) -> None:
     """Add a task's rows of `step.normed` to the residual stream, after their norm if there is one, and
     times the scale. Then the stream is multiplied by `stream_scale`.
     """
     rows, hidden, x = step.rows, step.hidden, step.normed
     if norm:
-        rms_norm(task, tasks, x, rows, hidden, norm, step.eps, x)
+        norm_rows(task, tasks, norm, x, rows, hidden, x)
     add_rows(task, tasks, x, rows, hidden, step.residual_scale, step.residual)
     if stream_scale != 1:
         scale_rows(task, tasks, step.residual, rows, hidden, stream_scale)
 
 
 @kernel
-def add_normed(step: Step, norm: int, stream_scale: float, phase: int) -> None:
+def add_normed(step: Step, norm: Norm | None, stream_scale: float, phase: int) -> None:
     """`add_normed_rows` of all rows."""
     counters, tasks = counters_of(step, phase), num_tasks(step, step.rows)
     task = take_task(counters)

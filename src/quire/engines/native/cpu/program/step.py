@@ -16,9 +16,10 @@ from quire.engines.native.cpu.kernels.attention import plan_tiles
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN
 from quire.engines.native.cpu.kernels.linear import linear
 from quire.engines.native.cpu.kernels.rowwise import (
+    add_table_rows,
     gather_rows,
+    norm_rows,
     replace_rows,
-    rms_norm,
     scale_and_soft_cap,
     scale_rows,
 )
@@ -154,6 +155,10 @@ def embed(thread: int, step: Step, own: TokenEmbeddings, phase: int) -> None:
                 adapt_embeddings(task, parts, step, step.adapters)
             if own.scale != 1:
                 scale_rows(task, parts, x, rows, hidden, own.scale)
+            if own.positions:
+                add_table_rows(task, parts, own.positions, hidden, step.positions, rows, x)
+            if own.norm:
+                norm_rows(task, parts, own.norm, x, rows, hidden, x)
             # Features of media come last: the scale is for the embeddings of tokens alone.
             if step.embed_index:
                 replace_rows(task, parts, step.embeds, hidden, step.embed_index, rows, x)
@@ -171,7 +176,8 @@ def logits(thread: int, step: Step, own: Head, first_phase: int) -> None:
     # Only rows that are asked for are normed: of a prompt chunk that is one, or none.
     while task < tasks:
         gather_rows(task, tasks, step.residual, NO, hidden, step.logits_rows, count, normed)
-        rms_norm(task, tasks, normed, count, hidden, own.norm, step.eps, normed)
+        if own.norm:
+            norm_rows(task, tasks, own.norm, normed, count, hidden, normed)
         task = next_task(counters)
     wait_for_phase(step, phase, tasks)
     count, head = step.logits_count, own.linear

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quire.engines.native.cpu.program.arguments import Attention, Projection
-from quire.engines.native.cpu.tables.maps import linear_map, lora_entry
+from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, norm_or_none
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of
@@ -14,7 +14,7 @@ def projection(weights: Weights, layer: int, memory: LayerMemory) -> Projection:
     """What `project` is told."""
     spec, tensors, made = weights.spec, weights.layers[layer], Projection()
     _fill_shape(made, spec, layer)
-    made.norm = address_of(tensors.get("attention_norm"))
+    made.norm = norm_or_none(spec, tensors, "attention_norm")
     made.q = linear_map(tensors, "q")
     made.k, made.v = (linear_map(tensors, role) if role in tensors else None for role in ("k", "v"))
     if spec.gated_attention:
@@ -23,10 +23,12 @@ def projection(weights: Weights, layer: int, memory: LayerMemory) -> Projection:
     assert made.v or not made.z  # the heads of gates follow those of values
     heads = (made.heads, made.kv_heads, made.kv_heads, made.heads)
     made.units = sum(count for count, one in zip(heads, maps, strict=True) if one is not None)
-    made.q_norm = address_of(tensors.get("q_norm"))
-    made.k_norm = address_of(tensors.get("k_norm"))
-    made.v_norm = address_of(tensors.get("v_norm"))
+    stride = 4 * made.head_dim if spec.separate_head_norms else 0
+    made.q_norm = norm_or_none(spec, tensors, "q_norm", stride)
+    made.k_norm = norm_or_none(spec, tensors, "k_norm", stride)
+    made.v_norm = norm_or_none(spec, tensors, "v_norm")
     made.norms_widths, made.norms_last = spec.width_norms, spec.norms_after_rope
+    made.clip = spec.qkv_clip
     rope = spec.rope_of(layer)
     if rope is not None:
         made.angles = memory.angles_of(spec, layer)
@@ -50,6 +52,7 @@ def attention(weights: Weights, layer: int, memory: LayerMemory) -> Attention:
     made.out = step.up if spec.mixer(layer) else step.attention_out
     made.sinks = address_of(weights.layers[layer].get("sinks"))
     made.is_gated = spec.gated_attention and spec.mixer(layer) is None
+    made.slopes = address_of(memory.slopes)
     return made
 
 

@@ -10,17 +10,28 @@ from numpy.typing import NDArray
 
 from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels import layout
-from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap
+from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap, Xielu
 from quire.engines.native.cpu.program.arguments import DenseFfn
-from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, output_of, stream_scale
+from quire.engines.native.cpu.tables.maps import (
+    linear_map,
+    lora_entry,
+    norm_or_none,
+    output_of,
+    stream_scale,
+)
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, fill_map
 from quire.engines.native.models.layers.experts import ExpertsSpec, Scores
+from quire.engines.native.models.spec import XIELU, Activation
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[Activation, int] = {
     "silu": layout.SILU,
     "gelu_tanh": layout.GELU_TANH,
     "clamped_swiglu": layout.CLAMPED_SWIGLU,
+    "gelu": layout.GELU,
+    "relu": layout.RELU,
+    "relu2": layout.RELU2,
+    "xielu": layout.XIELU,
 }
 _SCORES: Mapping[Scores, int] = {
     "softmax": layout.SOFTMAX,
@@ -30,15 +41,27 @@ _SCORES: Mapping[Scores, int] = {
 
 
 def dense_ffn(weights: Weights, layer: int) -> DenseFfn:
-    tensors, made = weights.layers[layer], DenseFfn()
-    made.norm = address_of(tensors.get("ffn_norm"))
-    made.gate, made.up = linear_map(tensors, "gate"), linear_map(tensors, "up")
-    made.activation = made.cut_activation = ACTIVATIONS[weights.spec.activation]
-    cutoff = weights.spec.gate_cutoff(layer)
+    spec, tensors, made = weights.spec, weights.layers[layer], DenseFfn()
+    made.norm = norm_or_none(spec, tensors, "attention_norm" if spec.shared_norm else "ffn_norm")
+    first = "gate" if spec.gated else "up"
+    made.gate, made.up = linear_map(tensors, first), linear_map(tensors, "up")
+    made.activation = made.cut_activation = ACTIVATIONS[spec.activation]
+    cutoff = spec.gate_cutoff(layer)
     if cutoff is not None:
         made.activation, made.cutoff = layout.NO_ACTIVATION, cutoff
-    made.gate_entry = lora_entry(layer, "gate")
+    made.entry = lora_entry(layer, first)
+    if spec.activation == "xielu":
+        made.xielu = _xielu(tensors)
     made.down = output_of(weights, layer, "down", "post_ffn_norm")
+    return made
+
+
+def _xielu(tensors: Mapping[str, Any]) -> Xielu:
+    """xIELU's numbers: the two alphas are stored as what softplus makes them of."""
+    made, stored = Xielu(), {one: float(tensors[f"xielu_{one}"][0]) for one in XIELU}
+    made.beta, made.eps = stored["beta"], stored["eps"]
+    made.positive = float(np.logaddexp(0, stored["alpha_p"]))
+    made.negative = stored["beta"] + float(np.logaddexp(0, stored["alpha_n"]))
     return made
 
 
@@ -48,11 +71,16 @@ def sparse_ffn(weights: Weights, layer: int, scratch: ExpertScratch | None) -> E
     assert spec.experts is not None
     assert scratch is not None
     made = make_experts(spec.experts, tensors, scratch)
-    beside = spec.experts.beside_dense
-    made.norm = address_of(tensors.get("experts_norm" if beside else "ffn_norm"))
-    made.post_norm = address_of(tensors.get("post_ffn_norm"))
-    made.output_norm = address_of(tensors.get("experts_output_norm"))
-    made.dense_norm = address_of(tensors.get("dense_norm"))
+    made.norm, made.post_norm, made.router_norm, made.output_norm, made.dense_norm = (
+        norm_or_none(spec, tensors, role)
+        for role in (
+            "experts_norm" if spec.experts.beside_dense else "ffn_norm",
+            "post_ffn_norm",
+            "router_norm",
+            "experts_output_norm",
+            "dense_norm",
+        )
+    )
     made.stream_scale = stream_scale(weights, layer, "down")
     made.activation = ACTIVATIONS[spec.activation]
     made.first_entry = layer * layout.expert_entries(spec.experts.total)
@@ -93,7 +121,6 @@ def make_experts(spec: ExpertsSpec, tensors: Mapping[str, Any], scratch: ExpertS
     made.is_normalised, made.least_sum = router.normalised, router.least_sum
     made.scale, made.weights_inputs = router.scale, router.weights_inputs
     made.correction = address_of(tensors.get("router_correction"))
-    made.router_norm = address_of(tensors.get("router_norm"))
     made.expert_scales = address_of(tensors.get("expert_scales"))
     made.groups, made.chosen_groups = router.groups, router.chosen_groups
     made.is_best_only = router.group_score == "best"

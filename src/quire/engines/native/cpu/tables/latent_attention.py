@@ -8,7 +8,7 @@ from typing import Any
 from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.program.arguments import LatentAttention
-from quire.engines.native.cpu.tables.maps import linear_map, lora_entry
+from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, norm_of
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, fill_map
@@ -20,7 +20,7 @@ def latent_attention(weights: Weights, layer: int, memory: LayerMemory) -> Laten
     spec, tensors, made = weights.spec, weights.layers[layer], LatentAttention()
     mixer = spec.mixer(layer)
     assert isinstance(mixer, LatentAttentionSpec)
-    made.norm = address_of(tensors["attention_norm"])
+    made.norm = norm_of(spec, tensors, "attention_norm")
     made.heads, made.q_rank, made.kv_rank = mixer.heads, mixer.q_rank, mixer.kv_rank
     made.nope_dim, made.rope_dim, made.value_dim = mixer.nope_dim, mixer.rope_dim, mixer.value_dim
     made.q_a, made.kv_a = linear_map(tensors, "q_a"), linear_map(tensors, "kv_a")

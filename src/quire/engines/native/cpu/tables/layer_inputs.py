@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quire.engines.native.cpu.program.arguments import LayerGate, LayerInputs
 from quire.engines.native.cpu.tables.ffn import ACTIVATIONS
-from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, output_of
+from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, norm_of, output_of
 from quire.engines.native.cpu.weights.decoder import Weights, layer_embedding_scale
 from quire.engines.native.cpu.weights.linear_map import address_of, is_bfloat16
 
@@ -15,7 +15,7 @@ def layer_inputs(weights: Weights) -> LayerInputs:
     inputs, table = spec.layer_inputs, weights.tensors["layer_embeddings"]
     assert inputs is not None
     made.linear, made.entry = linear_map(tensors, "layer_inputs"), lora_entry(0, "layer_inputs")
-    made.norm = address_of(tensors["layer_inputs_norm"])
+    made.norm = norm_of(spec, tensors, "layer_inputs_norm")
     made.table, made.is_bfloat16 = address_of(table), is_bfloat16(table)
     made.vocabulary, made.layers, made.layer_size = inputs.vocab_size, spec.num_layers, inputs.size
     made.scale = spec.hidden_size**-0.5

@@ -6,14 +6,36 @@ from collections.abc import Mapping
 from typing import Any
 
 from quire.engines.native.cpu.kernels import layout
-from quire.engines.native.cpu.kernels.arguments import LinearMap
+from quire.engines.native.cpu.kernels.arguments import LinearMap, Norm
 from quire.engines.native.cpu.program.arguments import Output
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, make_map
+from quire.engines.native.models.spec import DecoderSpec
+
+_BEFORE = ("attention_norm", "ffn_norm")
+"""The norms of a layer whose norms have no weights."""
 
 
 def linear_map(tensors: Mapping[str, Any], role: str) -> LinearMap:
     return make_map(tensors[role], tensors.get(f"{role}_bias"))
+
+
+def norm_or_none(
+    spec: DecoderSpec, tensors: Mapping[str, Any], role: str, stride: int = 0
+) -> Norm | None:
+    """`norm_of`, of a norm that the layer may lack."""
+    if role in tensors or (role in _BEFORE and spec.pre_norms and not spec.norm_weights):
+        return norm_of(spec, tensors, role, stride)
+    return None
+
+
+def norm_of(spec: DecoderSpec, tensors: Mapping[str, Any], role: str, stride: int = 0) -> Norm:
+    """A norm. `stride` is in bytes, from one head's weights to the next one's."""
+    made = Norm()
+    made.is_layer, made.eps, made.stride = spec.norm_kind == "layer", spec.norm_eps, stride
+    made.weight = address_of(tensors.get(role))
+    made.bias = address_of(tensors.get(f"{role}_bias"))
+    return made
 
 
 def lora_entry(layer: int, role: str) -> int:
@@ -33,7 +55,7 @@ def stream_scale(weights: Weights, layer: int, role: str) -> float:
 def output_of(weights: Weights, layer: int, role: str, post_norm: str) -> Output:
     tensors, made = weights.layers[layer], Output()
     made.linear = linear_map(tensors, role)
-    made.post_norm = address_of(tensors.get(post_norm))
+    made.post_norm = norm_or_none(weights.spec, tensors, post_norm)
     made.stream_scale = stream_scale(weights, layer, role)
     made.entry = lora_entry(layer, role)
     return made

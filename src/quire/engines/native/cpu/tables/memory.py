@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.cpu.memory.kv_cache import KvCache
@@ -26,6 +27,8 @@ class LayerMemory:
     cache: KvCache
     states: StateCache
     expert_scratch: ExpertScratch | None
+    slopes: NDArray[np.float32] | None
+    """ALiBi's, one for each head."""
     arrays: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]])
     """What was made of weights, and structs have the addresses of."""
 

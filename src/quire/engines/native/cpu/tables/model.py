@@ -30,7 +30,7 @@ from quire.engines.native.cpu.tables.delta_net import delta_net
 from quire.engines.native.cpu.tables.ffn import ExpertScratch, dense_ffn, sparse_ffn
 from quire.engines.native.cpu.tables.latent_attention import latent_attention
 from quire.engines.native.cpu.tables.layer_inputs import layer_gate, layer_inputs
-from quire.engines.native.cpu.tables.maps import linear_map, output_of
+from quire.engines.native.cpu.tables.maps import linear_map, norm_of, output_of
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
 from quire.engines.native.cpu.weights.linear_map import (
@@ -39,21 +39,22 @@ from quire.engines.native.cpu.weights.linear_map import (
     kernels_for,
     make_map,
 )
+from quire.engines.native.models.alibi import alibi_slopes
 from quire.engines.native.models.spec import DecoderSpec
 
 _SECOND_HALVES = {
-    "dense_down": "dense_gate",
-    "dense_beside": "dense_gate",
-    "layer_out": "layer_gate",
-    "altup_out": "layer_gate",
-    "altup_correct": "altup_predict",
-    "cut_gate": "dense_gate",
-    "add_experts": "route",
-    "delta_rule": "project_delta",
-    "latent_queries": "latent_project",
-    "latent_values": "latent_project",
+    "dense_down": ("dense_gate", "dense_up"),
+    "dense_beside": ("dense_gate",),
+    "layer_out": ("layer_gate",),
+    "altup_out": ("layer_gate",),
+    "altup_correct": ("altup_predict",),
+    "cut_gate": ("dense_gate",),
+    "add_experts": ("route",),
+    "delta_rule": ("project_delta",),
+    "latent_queries": ("latent_project",),
+    "latent_values": ("latent_project",),
 }
-"""Operations with the arguments of an earlier one."""
+"""Operations with the arguments of an earlier one in the same layer."""
 
 
 _Fill: TypeAlias = Callable[[Weights, int, LayerMemory], Struct]
@@ -66,6 +67,7 @@ _LAYERS: dict[str, _Fill] = {
         weights, layer, "o", "post_attention_norm"
     ),
     "dense_gate": lambda weights, layer, _: dense_ffn(weights, layer),
+    "dense_up": lambda weights, layer, _: dense_ffn(weights, layer),
     "altup_predict": lambda weights, layer, _: altup(weights, layer),
     "laurel": lambda weights, layer, _: laurel(weights, layer),
     "layer_gate": lambda weights, layer, _: layer_gate(weights, layer),
@@ -106,7 +108,10 @@ def scratch_widths(spec: DecoderSpec) -> dict[str, int]:
 
 def kernels_of(weights: Weights, kv_kind: int) -> set[str]:
     """The names of all kernels that a step of a model runs."""
-    matrices = (one for one in weights.all_tensors() if len(one.shape) == 2)
+    positions = weights.tensors.get("positions")  # which nothing multiplies with
+    matrices = (
+        one for one in weights.all_tensors() if len(one.shape) == 2 and one is not positions
+    )
     operations = {one.kernel for one in decoder_program(weights.spec, kv_kind)}
     table = weights.tensors["embeddings"]
     reader = set() if isinstance(table, np.ndarray) else {table.reader}
@@ -142,10 +147,20 @@ class ModelTables:
         self._program = program
         self.angles, self.local_angles = Angles(), Angles()
         self.query_factors = QueryFactors()
-        experts = weights.spec.experts
+        spec = weights.spec
+        experts, slopes = spec.experts, None
+        if spec.alibi:
+            slopes = alibi_slopes(spec.num_heads) * np.float32(spec.alibi)
         routing = ExpertScratch(experts, max_rows) if experts else None
         self._memory: LayerMemory | None = LayerMemory(
-            step, self.angles, self.local_angles, self.query_factors, cache, states, routing
+            step,
+            self.angles,
+            self.local_angles,
+            self.query_factors,
+            cache,
+            states,
+            routing,
+            slopes,
         )
         self._fill_scratch(weights)
         self.use(weights)
@@ -156,7 +171,7 @@ class ModelTables:
         self._weights: Weights | None = weights
         spec, step = weights.spec, self._step
         step.hidden, step.vocab = spec.hidden_size, spec.vocab_size
-        step.eps, step.residual_scale = spec.norm_eps, spec.residual_scale
+        step.residual_scale = spec.residual_scale
         if self._memory is not None:
             self._memory.arrays.clear()
         self._arguments = self._all_arguments(weights)
@@ -170,8 +185,8 @@ class ModelTables:
         """The arguments of each operation, by its kernel and layer."""
         made: dict[tuple[str, int | None], Struct] = {}
         for one in self._program:
-            first = _SECOND_HALVES.get(one.kernel)
-            shared = made[first, one.layer] if first else None
+            halves = ((first, one.layer) for first in _SECOND_HALVES.get(one.kernel, ()))
+            shared = next((made[half] for half in halves if half in made), None)
             made[one.kernel, one.layer] = shared or self._arguments_of(one, weights)
         return made
 
@@ -232,12 +247,15 @@ def _embeddings(weights: Weights) -> TokenEmbeddings:
     else:
         made.packed, made.reader = make_map(table), kernel_address(table.reader)
     made.scale = float(embedding_scale(weights))
+    made.positions = address_of(weights.tensors.get("positions"))
+    if weights.spec.names.embedding_norm:
+        made.norm = norm_of(weights.spec, weights.tensors, "embedding_norm")
     return made
 
 
 def _head(weights: Weights) -> Head:
     made = Head()
-    made.norm = address_of(weights.tensors["final_norm"])
+    made.norm = norm_of(weights.spec, weights.tensors, "final_norm")
     if "head" in weights.tensors:  # a reward model has none
         made.linear = linear_map(weights.tensors, "head")
     made.scale, made.cap = weights.spec.logits_scale, weights.spec.logits_cap

@@ -78,6 +78,8 @@ class LoraWeights:
     """How many tokens the head knows; the rows after them are made up."""
     experts: int = 0
     """How many experts a sparse FFN of the model has, with the shared one."""
+    head_bias: Floats | None = None
+    """The bias of the model's head, which one that replaces it has too."""
 
     @property
     def is_empty(self) -> bool:
@@ -99,7 +101,11 @@ def lora_weights(adapter: Adapter, weights: Weights) -> LoraWeights:
     maps = tuple[dict[str, LoraMap], ...]({} for _ in weights.layers)
     sparse = weights.spec.experts
     result = LoraWeights(
-        adapter, maps, vocabulary=weights.vocabulary, experts=sparse.total if sparse else 0
+        adapter,
+        maps,
+        vocabulary=weights.vocabulary,
+        experts=sparse.total if sparse else 0,
+        head_bias=weights.tensors.get("head_bias"),
     )
     targets = _LoraTargets(weights.spec)
     for part in adapter.parts or (adapter,):
@@ -248,7 +254,7 @@ class _LoraReader:
 
     def _check_shape(self, module: str, target: _LoraTarget, shape: tuple[int, ...]) -> None:
         """Refuse another shape than the model's; embeddings and head may have their own rows."""
-        there = target.tensor.stored_shape
+        there = target.tensor.whole_shape
         fits = shape == there if target.layer is not None else shape[1:] == there[1:]
         if not fits:
             raise AdapterError(
@@ -346,11 +352,13 @@ class _LoraReader:
     def _set_bias(self, target: _LoraTarget, values: Floats) -> None:
         """Take over the difference of a bias, which replaces the model's, from the model's own."""
         tensor = target.tensor
-        if tensor.rows and values.shape == tensor.stored_shape[:1]:
+        if tensor.rows and values.shape == tensor.whole_shape[:1]:
             values = take_rows(values, tensor.rows)
-        layers = self._weights.layers
-        layer: Mapping[str, Floats] = {} if target.layer is None else layers[target.layer]
-        own = layer.get(f"{tensor.role}_bias")
+        weights = self._weights
+        tensors: Mapping[str, Floats] = (
+            weights.tensors if target.layer is None else weights.layers[target.layer]
+        )
+        own = tensors.get(f"{tensor.role}_bias")
         if own is None or own.shape != values.shape:
             raise AdapterError(
                 f"The adapter {self._adapter.path} has a bias of shape {list(values.shape)} for "
@@ -426,7 +434,8 @@ class CpuAdapter:
             self.struct.is_bfloat16 = is_bfloat16(embeddings)
         head = weights.replacements.get("head")
         if head is not None:
-            self.head = make_map(self._keep(head))
+            bias = weights.head_bias
+            self.head = make_map(self._keep(head), None if bias is None else self._keep(bias))
         if "embeddings" in weights.tables:
             table = weights.tables["embeddings"]
             self._fill_entry(layout.EMBEDDINGS_ENTRY, table, transposed=True)

@@ -50,7 +50,8 @@ class Weights:
 
     spec: DecoderSpec
     tensors: dict[str, Any]
-    """`embeddings`, `final_norm` and `head`; the same array twice if embeddings and head are tied."""
+    """`embeddings`, `final_norm` and `head`, and what else a model has outside its layers; the same
+    array twice if embeddings and head are tied."""
     layers: tuple[dict[str, Any], ...]
     known_tokens: int | None = None
     """How many rows of embeddings and head are the model's; None for all. Those after them make room
@@ -191,7 +192,7 @@ class _FolderReader:
             return self._blocks.read(tensor)
         kind = "Embedding" if tensor.role in TABLES else "Linear"
         quantized = read_quantized(
-            source, tensor.name, tensor.stored_shape, self._spec.quantization, kind
+            source, tensor.name, tensor.whole_shape, self._spec.quantization, kind
         )
         if quantized is not None:
             part = _take_columns(quantized, tensor.rows)
@@ -204,7 +205,7 @@ class _FolderReader:
         stored = read_tensor(source, tensor)
         if packer.rounds(tensor.role) and self._packs(tensor.role):
             return packer.round(tensor, stored.values)
-        values = convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
+        values = convert(stored, "float32" if tensor.is_float32 else dtype)
         if tensor.factor != 1:
             values = values * np.float32(tensor.factor)
         return values + np.float32(tensor.offset) if tensor.offset else values
@@ -232,9 +233,8 @@ def _with_more_tokens(weights: Weights, known_tokens: int, rows: int) -> Weights
     """The weights with more rows of embeddings and head; see `load_weights`."""
     known = max(weights.spec.vocab_size, known_tokens)
     spec = dataclasses.replace(weights.spec, vocab_size=max(known, rows))
-    tables = {
-        id(weights.tensors[role]) for role in ("embeddings", "head") if role in weights.tensors
-    }
+    roles = ("embeddings", "head", "head_bias")
+    tables = {id(weights.tensors[role]) for role in roles if role in weights.tensors}
     grown = {
         id(table): _with_more_rows(table, spec.vocab_size)
         for table in weights.tensors.values()
@@ -245,14 +245,14 @@ def _with_more_tokens(weights: Weights, known_tokens: int, rows: int) -> Weights
 
 
 def _with_more_rows(table: NDArray[Any], rows: int) -> NDArray[Any]:
-    """A matrix with the mean of its rows repeated after the last one."""
-    total = np.zeros(table.shape[1])
+    """A matrix with the mean of its rows repeated after the last one; of a vector, of its numbers."""
+    total = np.zeros(table.shape[1:])
     for start in range(0, len(table), 4096):  # piece by piece: widened, a table is twice as large
         part = table[start : start + 4096]
         total += (widen(part) if part.dtype == np.uint16 else part).sum(axis=0, dtype=np.float64)
     mean = (total / len(table)).astype(np.float32)
     new = round_to_bfloat16(mean) if table.dtype == np.uint16 else mean
-    return np.concatenate((table, np.broadcast_to(new, (rows - len(table), len(new)))))
+    return np.concatenate((table, np.broadcast_to(new, (rows - len(table), *new.shape))))
 
 
 def _tied_as_stored(spec: DecoderSpec, source: WeightsFolder, *, with_head: bool) -> DecoderSpec:
@@ -280,6 +280,12 @@ def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
     if part is not None:
         whole = read_tensor(source, TensorSpec(spec.role, part.name, part.stored_shape))
         return dataclasses.replace(whole, values=part.take(whole.values, spec.shape))
+    if spec.pieces:
+        piece = dataclasses.replace(spec, shape=spec.stored_shape, pieces=0)
+        names = (spec.name.format(index) for index in range(spec.pieces))
+        stored = [read_tensor(source, dataclasses.replace(piece, name=name)) for name in names]
+        parts = [convert(one, "float32") for one in stored]
+        return StoredTensor(spec.name, source.folder, "F32", np.concatenate(parts))
     if spec.name not in source:
         raise WeightsError(f"{source.folder}: the weights lack {spec.name} {spec.stored_shape}")
     stored = source.stored(spec.name)
@@ -291,8 +297,10 @@ def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
         )
     if stored.dtype not in ("F32", "F16", "BF16", "F64"):
         raise WeightsError(f"{stored.path}: {stored.name} is stored as {stored.dtype}, no float")
-    values = take_rows(stored.values, spec.rows)
-    return dataclasses.replace(stored, values=values.T if spec.turned else values)
+    values = stored.values.T if spec.transposed else stored.values
+    values = take_rows(values.reshape(spec.whole_shape), spec.rows)
+    values = np.ascontiguousarray(values.T if spec.turned else values)
+    return dataclasses.replace(stored, values=values.reshape(spec.shape))
 
 
 def take_rows(values: NDArray[Any], rows: Rows) -> NDArray[Any]:

@@ -51,10 +51,10 @@ class GgufReader:
         """The tensor as it is computed with: floats, or blocks."""
         stored = self._source.tensor(tensor.name)
         shapes = [one.stored_shape for one in tensor.within if one.name == tensor.name]
-        if stored.shape not in (tensor.stored_shape, *shapes):
+        if stored.shape not in (tensor.whole_shape, *shapes):
             raise WeightsError(
                 f"{self._source.path}: {tensor.name} has shape {stored.shape}, and the model needs "
-                f"{tensor.stored_shape}"
+                f"{tensor.whole_shape}"
             )
         data = stored.data
         if tensor.rows:
@@ -88,7 +88,7 @@ class GgufReader:
 
     def _packs(self, tensor: TensorSpec, kind: str) -> bool:
         role = tensor.role.rpartition(".")[2]
-        if not is_block_type(kind) or self._dtype != "auto" or len(tensor.shape) != 2:
+        if not is_block_type(kind) or self._dtype != "auto" or tensor.is_float32:
             return False
         if tensor.role.startswith(("k.", "v.")):  # of single heads: see `latent_step`
             return False
@@ -96,7 +96,7 @@ class GgufReader:
 
     def _floats(self, tensor: TensorSpec, kind: str, data: NDArray[np.uint8]) -> NDArray[Any]:
         """Floats of the type that was asked for; bfloat16 stays as it is, as in folders."""
-        is_matrix = len(tensor.shape) > 1
+        is_matrix = not tensor.is_float32
         if is_matrix and kind == "BF16" and self._dtype in ("auto", "bfloat16"):
             return np.ascontiguousarray(data).view(np.uint16).reshape(tensor.shape)
         data = np.ascontiguousarray(data)
