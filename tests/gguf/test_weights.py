@@ -581,7 +581,7 @@ def test_a_quantised_norm_of_gemma_is_refused(tmp_path: Path) -> None:
     norm = gguf.quants.quantize(np.ones((1, 64), np.float32), gguf.GGMLQuantizationType.Q8_0)
     stored = {"blk.1.ffn_norm.weight": (norm, "Q8_0")}
     source, _ = open_model(write_tiny(tmp_path / "a.gguf", "gemma", tensors=stored))
-    with pytest.raises(WeightsError, match=r"blk\.1\.ffn_norm\.weight is Q8_0; a norm must be F32"):
+    with pytest.raises(WeightsError, match=r"blk\.1\.ffn_norm\.weight is Q8_0; it must be F32"):
         source.tensor("model.layers.1.post_attention_layernorm.weight")
 
 
