@@ -124,18 +124,36 @@ def test_nothing_is_lost(tmp_path: Path, name: str) -> None:
         np.testing.assert_array_equal(mine, own, err_msg=ours.name)
 
 
-@pytest.mark.parametrize("name", READ_MODELS)
-def test_folder_of_what_is_only_read(tmp_path: Path, name: str) -> None:
-    """transformers takes the folder, whose value heads are in its own order again."""
-    folder = with_tokenizer(make(tmp_path, name))
-    with pytest.raises(UnsupportedModelError, match="writes no GGUF file of the model_type"):
-        run(folder, tmp_path / "model.gguf", type="f32")
+def file_of(folder: Path, target: Path) -> Path:
+    """A file of a model, with a tokenizer, of a type that quire does not write."""
     keys = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"}
     tokens = [*json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"], END]
     keys |= {"tokenizer.ggml.tokens": [*tokens, *(f"<{n}>" for n in range(300 - len(tokens)))]}
     merges = ["t h", "th e", "Ġ the"]
     more = {"tokenizer.ggml.merges": merges, "tokenizer.ggml.eos_token_id": len(tokens) - 1}
-    file = write_model(folder, tmp_path / "model.gguf", metadata={**keys, **more})
+    return write_model(folder, target, metadata={**keys, **more})
+
+
+LATENT = [name for name in READ_MODELS if name.startswith(("deepseek", "youtu"))]
+
+
+@pytest.mark.parametrize("name", LATENT[-2:])
+def test_a_file_with_latent_attention_is_made_no_folder(tmp_path: Path, name: str) -> None:
+    folder = with_tokenizer(make(tmp_path, name))
+    file = file_of(folder, tmp_path / "model.gguf")
+    with pytest.raises(
+        UnsupportedModelError, match=r"does not make a folder of a .* serve the file"
+    ):
+        run(file, tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", [name for name in READ_MODELS if name not in LATENT])
+def test_folder_of_what_is_only_read(tmp_path: Path, name: str) -> None:
+    """transformers takes the folder, whose value heads are in its own order again."""
+    folder = with_tokenizer(make(tmp_path, name))
+    with pytest.raises(UnsupportedModelError, match="writes no GGUF file of the model_type"):
+        run(folder, tmp_path / "model.gguf", type="f32")
+    file = file_of(folder, tmp_path / "model.gguf")
     again = run(file, tmp_path / "again")
     adapter = make_random_adapter(
         tmp_path / "adapter", folder, target_modules=["out_proj", "o_proj"], strength=0.3
