@@ -47,6 +47,7 @@ from tests.gguf.test_weights import (
     OWN_MODELS,
     READ_MODELS,
     assert_same_model,
+    assert_same_values,
     make,
     of_folder,
     tensors_of,
@@ -121,7 +122,7 @@ def test_nothing_is_lost(tmp_path: Path, name: str) -> None:
         own = of_folder(one, theirs)
         if ours.offset:  # a file has the sum, in float32
             mine, own = mine + np.float32(1), own + np.float32(1)
-        np.testing.assert_array_equal(mine, own, err_msg=ours.name)
+        assert_same_values(ours, mine, own)
 
 
 def file_of(folder: Path, target: Path) -> Path:

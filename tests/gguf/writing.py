@@ -195,6 +195,7 @@ ARCHITECTURES = {
     "granitemoe": ("granitemoe", "granitemoeshared"),
     "hunyuan-dense": ("hunyuan_v1_dense",),
     "hunyuan-moe": ("hunyuan_v1_moe",),
+    "granitehybrid": ("granitemoehybrid",),
     "internlm2": ("internlm2",),
     "llama": ("llama", "mistral", "mixtral", "internlm3"),
     "minicpm": ("minicpm",),
@@ -202,6 +203,9 @@ ARCHITECTURES = {
     "mistral3": ("mistral3", "ministral3"),
     "nemotron": ("nemotron",),
     "olmo": ("olmo",),
+    "falcon-h1": ("falcon_h1",),
+    "lfm2": ("lfm2",),
+    "lfm2moe": ("lfm2_moe",),
     "olmo2": ("olmo2", "olmo3"),
     "olmoe": ("olmoe",),
     "phi2": ("phi",),
@@ -224,7 +228,7 @@ ARCHITECTURES = {
 
 _OF_TYPE = {one: name for name, types in ARCHITECTURES.items() for one in types}
 _INTERLEAVED = (
-    "llama", "mistral3", "granite", "granitemoe", "minicpm", "smollm3", "internlm2", "arcee", "olmo"
+    "llama", "mistral3", "granite", "granitemoe", "granitehybrid", "minicpm", "smollm3", "internlm2", "arcee", "olmo"
 )  # fmt: skip
 _SHIFTED = ("gemma", "gemma2", "gemma3", "nemotron", "qwen3next", "qwen35", "qwen35moe")
 _TILED = ("qwen35", "qwen35moe")
@@ -281,11 +285,12 @@ def write_model(
 
 
 def _is_matrix(name: str, values: Array) -> bool:
-    return (
-        values.ndim > 1
-        and not name.endswith(("_norm.weight", ".bias"))
-        and "position_embd" not in name
-    )
+    """Whether a tensor has the type of the file; others are float32 in files of every type."""
+    own = name.split(".", 2)[-1]
+    if own.startswith("ssm_"):
+        return own.startswith(("ssm_in.", "ssm_out.", "ssm_ba.", "ssm_alpha.", "ssm_beta."))
+    is_small = name.endswith(("_norm.weight", ".bias")) or "position_embd" in name or "conv." in own
+    return values.ndim > 1 and not is_small
 
 
 def _xielu_keys(folder: Path, text: dict[str, Any]) -> dict[str, Any]:
@@ -324,6 +329,12 @@ def _stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> di
             result |= _experts_apart(own, values)
         elif ".wkqv" in name or ".wqkv" in name:
             result |= _apart(own, values, text)
+        elif (
+            architecture == "granitehybrid"
+            and ".shared_mlp." in name
+            and not text["num_local_experts"]
+        ):
+            result |= _dense(own, values)
         else:
             result[own.replace("language_model.lm_head", "lm_head")] = values
     if text.get("tie_word_embeddings"):
@@ -336,6 +347,14 @@ def _stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> di
             result[name] = interleave(values, text["num_key_value_heads"])
         elif architecture in _SHIFTED and name.endswith("norm.weight"):
             result[name] = values + np.float32("linear_attn." not in name)
+        elif name.endswith(".mamba.A_log"):
+            result[name] = -np.exp(values)[:, None]
+        elif name.endswith(".mamba.D"):
+            result[name] = values[:, None]
+        elif name.endswith(".mamba.norm.weight"):
+            result[name] = values.reshape(text["mamba_n_groups"], -1)
+        elif values.ndim == 3 and values.shape[1] == 1:  # a convolution over each channel
+            result[name] = values[:, 0]
     if architecture == "deepseek2":
         result = _with_split_maps(result, text)
     if "linear_num_value_heads" in text:
@@ -367,8 +386,6 @@ def _with_delta_nets(
     result: dict[str, Array] = {}
     for name, stored in tensors.items():
         own, role = stored, name.rpartition("linear_attn.")[2].removesuffix(".weight")
-        if role == "conv1d":
-            own = stored[:, 0]
         if role == "in_proj_qkvz":
             by_head = stored.reshape(keys, -1, stored.shape[-1])
             cuts = np.cumsum([both // 2 // keys, both // 2 // keys, group * size])
@@ -489,6 +506,16 @@ def _apart(
     }
 
 
+def _dense(name: str, values: Array) -> dict[str, Array]:
+    """The FFN of a Granite 4 without experts, whose gate and up are in one tensor."""
+    if "output_linear" in name:
+        return {name.replace("shared_mlp.output_linear", "mlp.down_proj"): values}
+    halves = zip(("gate", "up"), np.split(values, 2), strict=True)
+    return {
+        name.replace("shared_mlp.input_linear", f"mlp.{role}_proj"): one for role, one in halves
+    }
+
+
 def _in_file_names(
     tensors: dict[str, Array], text: dict[str, Any], architecture: str, experts: Experts
 ) -> dict[str, Array]:
@@ -510,7 +537,7 @@ def _in_file_names(
             result |= _granites_experts(name, values)
         else:
             asked = name.replace("attention.wo", "self_attn.o_proj")
-            asked = asked.replace(".sinks", ".sinks.weight")
+            asked = asked.replace(".sinks", ".sinks.weight").replace(".dt_bias", ".dt_proj.bias")
             found = names.get_name(asked, (".weight", ".bias"))
             assert found is not None, name
             is_row = "shared_expert_gate" in name or "moe_statics" in name
@@ -561,10 +588,15 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         "block_count": text["num_hidden_layers"],
         "context_length": text["max_position_embeddings"],
         "embedding_length": text["hidden_size"],
-        "feed_forward_length": text.get("intermediate_size"),
+        "feed_forward_length": _ffn_size(text),
         "attention.head_count": heads,
-        "attention.head_count_kv": text["num_key_value_heads"],
+        "attention.head_count_kv": _kv_heads(text),
         **_norm_keys(text),
+        "shortconv.l_cache": text.get("conv_L_cache"),
+        "ssm.conv_kernel": text.get("mamba_d_conv"),
+        "ssm.state_size": text.get("mamba_d_state"),
+        "ssm.group_count": text.get("mamba_n_groups"),
+        "ssm.time_step_rank": text.get("mamba_n_heads"),
         "attn_logit_softcapping": text.get("attn_logit_softcapping"),
         "final_logit_softcapping": text.get("final_logit_softcapping"),
         "attention.scale": text.get("attention_multiplier"),
@@ -582,6 +614,13 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
     head_dim = text.get("head_dim") or text["hidden_size"] // heads
     if text.get("head_dim"):
         keys |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
+    if architecture == "falcon-h1":
+        keys["ssm.inner_size"] = text["mamba_d_ssm"]
+        keys["embedding_scale"] = None  # it is in the weights
+    if architecture == "granitehybrid":
+        keys["ssm.inner_size"] = text["mamba_expand"] * text["hidden_size"]
+        keys["rope.scaling.finetuned"] = text.get("position_embedding_type") == "rope"
+        keys["expert_shared_feed_forward_length"] = text["shared_intermediate_size"]
     if text["model_type"] in (
         "mistral",
         "mixtral",
@@ -634,7 +673,7 @@ def _expert_keys(text: dict[str, Any], architecture: str) -> dict[str, Any]:
     """Those of the sparse FFN, of which each family's converter writes some."""
     count = [text.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")]
     keys: dict[str, Any] = {
-        "expert_count": next((one for one in count if one is not None), None),
+        "expert_count": next((one for one in count if one is not None), None) or None,
         "expert_used_count": text.get("num_experts_per_tok"),
         "expert_feed_forward_length": text.get("moe_intermediate_size"),
         "expert_shared_feed_forward_length": text.get("shared_expert_intermediate_size"),
@@ -665,6 +704,10 @@ def _expert_keys(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         keys["expert_shared_feed_forward_length"] = text["moe_shared_expert_intermediate_size"]
     if architecture in ("minimax-m2", "gpt-oss"):
         keys["expert_feed_forward_length"] = text["intermediate_size"]
+    if architecture == "lfm2moe":
+        keys |= {"expert_gating_func": 2, "leading_dense_block_count": text["num_dense_layers"]}
+    if architecture == "granitehybrid" and not keys["expert_count"]:
+        keys["expert_used_count"] = None
     if architecture == "granitemoe":
         keys["expert_shared_feed_forward_length"] = text.get("shared_intermediate_size") or None
     if architecture == "hunyuan-moe":
@@ -687,12 +730,32 @@ def _expert_keys(text: dict[str, Any], architecture: str) -> dict[str, Any]:
 
 def _norm_keys(text: dict[str, Any]) -> dict[str, Any]:
     """The small number in norms, by a key that says of what kind they are."""
+    if text["model_type"] in ("lfm2", "lfm2_moe"):
+        return {"attention.layer_norm_rms_epsilon": float(text["norm_eps"])}
     for name in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"):
         if name in text:
             return {"attention.layer_norm_epsilon": float(text[name])}
     if text["model_type"] == "olmo":
         return {"attention.layer_norm_epsilon": 1e-5}
     return {"attention.layer_norm_rms_epsilon": float(text["rms_norm_eps"])}
+
+
+def _ffn_size(text: dict[str, Any]) -> int | None:
+    """LFM2's config names the width before it was adjusted."""
+    size: int | None = text.get("intermediate_size")
+    if size is None or not text.get("block_auto_adjust_ff_dim"):
+        return size
+    multiple: int = text["block_multiple_of"]
+    size = int(text["block_ffn_dim_multiplier"] * int(2 * size / 3))
+    return multiple * ((size + multiple - 1) // multiple)
+
+
+def _kv_heads(text: dict[str, Any]) -> Any:
+    """Of hybrids a list, with 0 for layers without attention."""
+    heads, types = text["num_key_value_heads"], text.get("layer_types", [])
+    if not {"conv", "mamba"} & set(types):
+        return heads
+    return [np.int32(heads if one.endswith("attention") else 0) for one in types]
 
 
 def _ropes(text: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.convert.merging import MergedFolder
+from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
+from quire.engines.native.models.layers.short_conv import ShortConvSpec
 from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.rope import inverse_frequencies
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec
@@ -75,16 +77,17 @@ def header_of(
         "embedding_length": spec.hidden_size,
         "vocab_size": spec.vocab_size,
         "attention.head_count": spec.num_heads,
-        "attention.head_count_kv": spec.num_kv_heads,
+        "attention.head_count_kv": _kv_heads(spec),
         "attention.key_length": spec.head_dim,
         "attention.value_length": spec.head_dim,
         eps_key(architecture): float(spec.norm_eps),
         "n_deepstack_layers": _deepstack_layers(folder, architecture),
         **_ffn(spec, architecture),
         **_windows(spec, architecture),
-        **(_rope(spec, architecture) if spec.has_rope else {}),
+        **(_rope(spec, architecture) if spec.has_rope or architecture.mixer else {}),
         **_scales(spec, architecture),
         **_of_old_kind(spec, architecture),
+        **_mixer(spec),
     }
     return {
         "general.architecture": architecture.name,
@@ -116,6 +119,37 @@ def xielu_keys(spec: DecoderSpec, source: MergedFolder) -> dict[str, Written]:
                 key = tensor.role.replace("_", ".", 1)
                 keys.setdefault(key, []).append(float(source.rows(tensor, np.arange(1))[0]))
     return {key: np.array(values, np.float32) for key, values in keys.items()}
+
+
+def _kv_heads(spec: DecoderSpec) -> Written:
+    """The heads of keys; if some layers have no attention, a list with 0 for these."""
+    if not spec.mixers:
+        return spec.num_kv_heads
+    heads = [0 if one and not one.attends else spec.num_kv_heads for one in spec.mixers]
+    return np.array(heads, np.int32) if 0 in heads else spec.num_kv_heads
+
+
+def _mixer(spec: DecoderSpec) -> dict[str, Written | None]:
+    """What layers have in place of attention; they are all of one kind."""
+    mixer = next((one for one in spec.mixers if one), None)
+    if isinstance(mixer, ShortConvSpec):
+        return {"shortconv.l_cache": mixer.width}
+    if isinstance(mixer, AttentionAndMamba2Spec):
+        return _mamba2(mixer.mamba)
+    if not isinstance(mixer, Mamba2Spec):
+        return {}
+    dense = {} if spec.experts else {"expert_shared_feed_forward_length": spec.ffn_size}
+    return {**_mamba2(mixer), **dense, "rope.scaling.finetuned": not spec.no_rope}
+
+
+def _mamba2(mixer: Mamba2Spec) -> dict[str, Written | None]:
+    return {
+        "ssm.conv_kernel": mixer.width,
+        "ssm.inner_size": mixer.inner,
+        "ssm.state_size": mixer.state_size,
+        "ssm.time_step_rank": mixer.heads,
+        "ssm.group_count": mixer.groups,
+    }
 
 
 def _context(folder: Path, spec: DecoderSpec) -> int:
@@ -211,7 +245,7 @@ def _scales(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written 
     for key, cap in caps.items():
         if cap or key in architecture.caps:
             keys[key] = float(cap)
-    if architecture.name in ("granite", "granitemoe"):
+    if architecture.name in ("granite", "granitemoe", "granitehybrid"):
         keys["attention.scale"] = float(spec.attention_scale)
     if architecture.grows_queries and spec.query_scale:
         keys["attention.temperature_scale"] = spec.query_scale.beta

@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.convert.merging import MergedFolder
+from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
+from quire.engines.native.models.layers.mixer import TokenMixer
+from quire.engines.native.models.layers.short_conv import ShortConvSpec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
@@ -45,6 +48,22 @@ _ROLES: Final[Mapping[str, str]] = {
     "embedding_norm": "token_embd_norm",
 }
 """The roles of tensors and their names in a file, in a layer after `blk.<number>.`."""
+_MAMBA2: Final[Mapping[str, str]] = {
+    "in": "ssm_in",
+    "conv": "ssm_conv1d",
+    "dt": "ssm_dt",
+    "a_log": "ssm_a",
+    "d": "ssm_d",
+    "gate_norm": "ssm_norm",
+}
+_MIXER_ROLES: Final[Mapping[type[TokenMixer], Mapping[str, str]]] = {
+    Mamba2Spec: {**_MAMBA2, "o": "ssm_out"},
+    AttentionAndMamba2Spec: {**_MAMBA2, "ssm_o": "ssm_out"},
+    ShortConvSpec: {
+        "in": "shortconv.in_proj", "conv": "shortconv.conv", "o": "shortconv.out_proj"
+    }
+}  # fmt: skip
+"""The same for what layers have in place of attention."""
 _FUSED: Final[Mapping[str, str]] = {
     "q": "qkv",
     "k": "qkv",
@@ -57,7 +76,8 @@ _EXPERT: Final = re.compile(r"experts\.(\d+)\.(gate|up|down)")
 _FALCON: Final[Mapping[str, str]] = {"attention_norm": "attn_norm_2", "ffn_norm": "attn_norm"}
 """Of Falcon's two norms, that of the FFN has the name of the one."""
 _PLAIN: Final = re.compile(
-    r"blk\.\d+\.(ffn_gate_inp(_shexp)?|ssm_conv1d)\.weight|position_embd\.weight|.*_norm\.weight|.*\.bias"
+    r"blk\.\d+\.(ffn_gate_inp(_shexp)?\.weight|shortconv\.conv\.weight|ssm_conv1d\.weight|ssm_[ad])"
+    r"|position_embd\.weight|.*_norm\.weight|.*\.bias"
 )
 """What stays float32 though it may be a matrix: the choice of experts hangs on it, or it is small."""
 _BLOCKS: Final = "MXFP4"
@@ -92,28 +112,37 @@ def plan_tensors(spec: DecoderSpec, architecture: Architecture) -> list[Planned]
     first, *last = spec.global_tensors()
     planned = [*_planned([first], "", spec, architecture)]
     for layer in range(spec.num_layers):
-        prefix = f"blk.{layer}."
-        planned += _planned(spec.layer_tensors(layer), prefix, spec, architecture)
+        prefix, mixer = f"blk.{layer}.", spec.mixer(layer)
+        planned += _planned(spec.layer_tensors(layer), prefix, spec, architecture, mixer)
     return [*planned, *_planned(last, "", spec, architecture)]
 
 
 def _planned(
-    tensors: Iterable[TensorSpec], prefix: str, spec: DecoderSpec, architecture: Architecture
+    tensors: Iterable[TensorSpec],
+    prefix: str,
+    spec: DecoderSpec,
+    architecture: Architecture,
+    mixer: TokenMixer | None = None,
 ) -> Iterator[Planned]:
     """Tensors of a layer, of which some come together in one."""
+    roles = {**_ROLES, "final_norm": architecture.final_norm}
+    roles |= _MIXER_ROLES[type(mixer)] if mixer else {}
     groups: dict[str, list[TensorSpec]] = {}
     for tensor in tensors:
         if tensor.role.startswith("xielu_"):  # these are in the header
             continue
-        groups.setdefault(prefix + _name_of(tensor.role, spec, architecture), []).append(tensor)
+        name = prefix + _name_of(tensor.role, spec, architecture, roles)
+        groups.setdefault(name, []).append(tensor)
     for name, parts in groups.items():
-        shape = _shape_of(parts)
+        shape = _shape_of(parts, mixer)
         yield Planned(
             name, shape, tuple(PlannedPart(one, _heads(one, spec, architecture)) for one in parts)
         )
 
 
-def _name_of(role: str, spec: DecoderSpec, architecture: Architecture) -> str:
+def _name_of(
+    role: str, spec: DecoderSpec, architecture: Architecture, roles: Mapping[str, str]
+) -> str:
     role, is_bias = role.removesuffix("_bias"), role.endswith("_bias")
     suffix = ".bias" if is_bias or role == "router_correction" else ".weight"
     expert = _EXPERT.fullmatch(role)
@@ -124,14 +153,16 @@ def _name_of(role: str, spec: DecoderSpec, architecture: Architecture) -> str:
     together = _FUSED.get(role, "")
     if role == "ffn_norm" and role not in architecture.norms and not architecture.llama_names:
         role = "post_attention_norm"  # Seed-OSS, GLM-4.5, gpt-oss
+    if role in ("a_log", "d") or (role == "ffn_norm" and architecture.mixer == "beside"):
+        suffix = ""  # the only names without one
     joins_qkv = architecture.fused_qkv or architecture.joins_qkv
     if together and (joins_qkv if together == "qkv" else architecture.fused_gate_up):
         return _FUSED_NAMES[together] + suffix
     has_two = architecture.name == "falcon" and not spec.shared_norm
-    return (_FALCON.get(role, _ROLES[role]) if has_two else _ROLES[role]) + suffix
+    return (_FALCON.get(role, roles[role]) if has_two else roles[role]) + suffix
 
 
-def _shape_of(parts: list[TensorSpec]) -> tuple[int, ...]:
+def _shape_of(parts: list[TensorSpec], mixer: TokenMixer | None) -> tuple[int, ...]:
     """One tensor has its own shape, experts are stacked, others lie below each other."""
     first, is_stack = parts[0].shape, parts[0].role.startswith("experts.")
     if parts[0].pieces:  # one below the other
@@ -140,6 +171,13 @@ def _shape_of(parts: list[TensorSpec]) -> tuple[int, ...]:
         return parts[0].stored
     if parts[0].role == "shared_score":  # one row, which is a vector there
         return first[1:]
+    if parts[0].role == "conv":  # (channels, 1, width)
+        return (first[0], first[-1])
+    if parts[0].role in ("a_log", "d"):  # columns
+        return (*first, 1)
+    mixer = mixer.mamba if isinstance(mixer, AttentionAndMamba2Spec) else mixer
+    if parts[0].role == "gate_norm" and isinstance(mixer, Mamba2Spec):
+        return (mixer.groups, first[0] // mixer.groups)
     if is_stack and len(parts) > 1:
         return (len(parts), *first)
     return (sum(part.shape[0] for part in parts), *first[1:])
@@ -231,6 +269,8 @@ def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator
         step = max(_AT_ONCE // math.prod(columns), 1)
         for first in range(0, rows, step):
             values = source.rows(part.spec, order[first : first + step])
+            if part.spec.role == "a_log":
+                values = -np.exp(values)
             width = planned.shape[-1] if len(planned.shape) > 1 else values.size
             what = f"{source.folder}: {planned.name}"
             yield encoded(values.reshape(-1, width), kind, what)

@@ -84,6 +84,12 @@ _GRANITE = ExpertFamily(
     experts="block_sparse_moe.experts.{}.",
     fused=("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"),
 )
+_SHARED_GRANITE = replace(
+    _GRANITE,
+    shared_size="shared_intermediate_size",
+    shared="shared_mlp.",
+    shared_maps=("input_linear", "output_linear"),
+)
 
 _QWEN2_MOE = ExpertFamily(
     shared_size="shared_expert_intermediate_size",
@@ -115,18 +121,23 @@ FAMILIES: Mapping[str, ExpertFamily] = {
         biases=True,
     ),
     "granitemoe": _GRANITE,
-    "granitemoeshared": replace(
-        _GRANITE,
-        shared_size="shared_intermediate_size",
-        shared="shared_mlp.",
-        shared_maps=("input_linear", "output_linear"),
-    ),
+    "granitemoeshared": _SHARED_GRANITE,
+    "granitemoehybrid": _SHARED_GRANITE,
     "hunyuan_v1_moe": ExpertFamily(
         used="moe_topk",
         size="intermediate_size",
         shared_size="intermediate_size",
         router="mlp.gate.wg",
         shared="mlp.shared_mlp.",
+    ),
+    "lfm2_moe": ExpertFamily(
+        normalised="norm_topk_prob",
+        first_sparse="num_dense_layers",
+        gating=_SIGMOID,
+        router="feed_forward.gate",
+        correction="feed_forward.expert_bias",
+        experts="feed_forward.experts.{}.",
+        maps=("w1", "w3", "w2"),
     ),
     "minimax_m2": ExpertFamily(
         count="num_local_experts",

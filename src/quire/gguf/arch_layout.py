@@ -83,27 +83,32 @@ class Layout:
         if architecture.embedding_norm:
             yield from self._norm("model.embed_norm", "token_embd_norm")
         for layer in range(self._config["num_hidden_layers"]):
-            yield from self._layer(layer)
+            for tensor in self._layer(layer):
+                yield replace(tensor, name=self._own_name(tensor.name))
         if architecture.norms:
-            yield from self._norm("model.norm", "output_norm")
+            for tensor in self._norm("model.norm", architecture.final_norm):
+                yield replace(tensor, name=self._own_name(tensor.name))
         if not self._config["tie_word_embeddings"]:
             yield _whole("lm_head.weight", HEAD, table)
         if architecture.head_bias:
             yield _whole("lm_head.bias", "output.bias", table[:1])
 
+    def _own_name(self, name: str) -> str:
+        for llama, own in self._architecture.renames:
+            name = name.replace(llama, own)
+        return name
+
     def _layer(self, layer: int) -> Iterator[FolderTensor]:
         """`here` is how names in a folder begin, `there` those in a file."""
         here, there = f"model.layers.{layer}.", f"blk.{layer}."
         yield from self._norms(here, there)
-        if self._architecture.mixer == "latent":
-            yield from self._latent(here, there)
-        elif self._architecture.mixer and self._config["layer_types"][layer] != "full_attention":
-            yield from self._delta_net(here, there)
-        else:
-            yield from self._attention(here, there)
+        yield from self._mixing(layer, here, there)
         family = FAMILIES.get(self._config["model_type"])
-        if family is not None and family.is_sparse(self._config, layer):
+        if family and self._config[family.count] and family.is_sparse(self._config, layer):
             yield from self._sparse(here, there, family)
+        elif self._architecture.name == "granitehybrid":
+            yield self._fused_apart(here, there)
+            yield from self._map(here, there, "mlp.down_proj", "ffn_down", self._hidden, self._ffn)
         elif self._architecture.fused_gate_up:
             shape = (2 * self._ffn, self._hidden)
             yield _whole(f"{here}mlp.gate_up_proj.weight", f"{there}ffn_up.weight", shape)
@@ -113,6 +118,31 @@ class Layout:
                 name, stored = f"mlp.{role}_proj", f"ffn_{role}"
                 yield from self._map(here, there, name, stored, self._ffn, self._hidden)
             yield from self._map(here, there, "mlp.down_proj", "ffn_down", self._hidden, self._ffn)
+
+    def _mixing(self, layer: int, here: str, there: str) -> Iterator[FolderTensor]:
+        """Attention, what is in its place, or both."""
+        mixer = self._architecture.mixer
+        if mixer == "latent":
+            yield from self._latent(here, there)
+            return
+        kind = self._config["layer_types"][layer] if mixer else "full_attention"
+        if kind == "linear_attention":
+            yield from self._delta_net(here, there)
+        elif kind == "conv":
+            yield from self._short_conv(here, there)
+        elif kind in ("mamba", "hybrid"):
+            yield from self._mamba2(here, there)
+        if kind in ("attention", "full_attention", "hybrid"):
+            yield from self._attention(here, there)
+
+    def _fused_apart(self, here: str, there: str) -> FolderTensor:
+        """Gate and up, which a file has apart and the folder in one tensor."""
+        parts = tuple(
+            StoredPart(f"{there}ffn_{role}.weight", (self._ffn, self._hidden))
+            for role in ("gate", "up")
+        )
+        name = f"{here}shared_mlp.input_linear.weight"
+        return FolderTensor(name, (2 * self._ffn, self._hidden), (parts,))
 
     def _norms(self, here: str, there: str) -> Iterator[FolderTensor]:
         for stored, name in norms_of(self._architecture, self._config).items():
@@ -125,8 +155,10 @@ class Layout:
 
     def _norm(self, name: str, stored: str) -> Iterator[FolderTensor]:
         """A norm of the residual stream."""
-        shape = (self._hidden,)
-        yield _whole(f"{name}.weight", f"{stored}.weight", shape, self._architecture.norm_shift)
+        shape, shift = (self._hidden,), self._architecture.norm_shift
+        # One of Falcon-H1's is stored without a suffix.
+        ways = tuple((StoredPart(one, shape),) for one in (f"{stored}.weight", stored))
+        yield FolderTensor(f"{name}.weight", shape, ways, shift=shift)
         if self._architecture.norm_biases:
             yield _whole(f"{name}.bias", f"{stored}.bias", shape)
 
@@ -282,6 +314,38 @@ class Layout:
             for part in parts
             for head in range(keys)
         )
+
+    def _short_conv(self, here: str, there: str) -> Iterator[FolderTensor]:
+        """LFM2's convolution and the maps around it, all as wide as the model."""
+        hidden, width = self._hidden, self._config["conv_L_cache"]
+        maps = (("in_proj", 3 * hidden), ("out_proj", hidden))
+        for name, rows in maps:
+            stored = f"{there}shortconv.{name}.weight"
+            yield _whole(f"{here}conv.{name}.weight", stored, (rows, hidden))
+        taps = StoredPart(f"{there}shortconv.conv.weight", (hidden, width))
+        yield FolderTensor(f"{here}conv.conv.weight", (hidden, 1, width), ((taps,),))
+
+    def _mamba2(self, here: str, there: str) -> Iterator[FolderTensor]:
+        """Mamba-2. A file has what `A_log` is the logarithm of, with its sign, and columns of one."""
+        config = self._config
+        heads, groups = config["mamba_n_heads"], config["mamba_n_groups"]
+        inner, width = heads * config["mamba_d_head"], config["mamba_d_conv"]
+        channels = inner + 2 * groups * config["mamba_d_state"]
+        here, there = f"{here}mamba.", f"{there}ssm_"
+        own = (inner + channels + heads, self._hidden)
+        yield _whole(f"{here}in_proj.weight", f"{there}in.weight", own)
+        taps = StoredPart(f"{there}conv1d.weight", (channels, width))
+        yield FolderTensor(f"{here}conv1d.weight", (channels, 1, width), ((taps,),))
+        if config["mamba_conv_bias"]:
+            yield _whole(f"{here}conv1d.bias", f"{there}conv1d.bias", (channels,))
+        yield _whole(f"{here}out_proj.weight", f"{there}out.weight", (self._hidden, inner))
+        yield _whole(f"{here}dt_bias", f"{there}dt.bias", (heads,))
+        for name, stored in (("A_log", "a"), ("D", "d")):
+            way = (StoredPart(f"{there}{stored}", (heads, 1)),)
+            yield FolderTensor(f"{here}{name}", (heads,), (way,), is_negative_exp=name == "A_log")
+        if config.get("mamba_rms_norm", True):
+            norm = StoredPart(f"{there}norm.weight", (groups, inner // groups))
+            yield FolderTensor(f"{here}norm.weight", (inner,), ((norm,),))
 
     def _sparse(self, here: str, there: str, family: ExpertFamily) -> Iterator[FolderTensor]:
         """The router and the experts of a layer."""

@@ -15,6 +15,7 @@ _SIGMOID = 2  # of `expert_gating_func`
 _MOST_HEADS = 10_000
 _RECURRENT = "attention.recurrent_layers"
 _INTERVAL = "full_attention_interval"
+_KEY = "attention.head_count_kv"
 
 
 def delta_net_keys(header: Header, *, is_tiled: bool) -> dict[str, Any]:
@@ -92,3 +93,81 @@ def latent_type(header: Header) -> str:
     gating = header.integer("expert_gating_func", 0, minimum=0)
     corrected = any(name.endswith("exp_probs_b.bias") for name in header.tensors)
     return "deepseek_v3" if gating == _SIGMOID or (not gating and corrected) else "deepseek_v2"
+
+
+# ---- short convolutions and Mamba-2
+
+
+def attention_layers(header: Header, heads: int) -> tuple[int, list[bool]]:
+    """How many heads of keys there are, and for each layer whether it has attention.
+
+    A layer with 0 heads of keys has none.
+    """
+    listed = header.integers(_KEY)
+    if listed is None:
+        listed = [header.integer(_KEY, heads, minimum=0)] * header.layers
+    listed = listed[: header.layers] if len(listed) == header.layers_with_extra else listed
+    if len(listed) != header.layers or not all(0 <= one <= _MOST_HEADS for one in listed):
+        expected = f"a list of {header.layers} numbers of 0 to {_MOST_HEADS}"
+        raise header.wrong(header.key(_KEY), listed, expected)
+    counts = set(listed) - {0}
+    if len(counts) > 1:
+        raise header.unsupported(
+            f"{header.key(_KEY)} differs between layers with attention ({sorted(counts)}), and the "
+            "native engine runs models in which they are alike"
+        )
+    return (counts.pop() if counts else heads), [one > 0 for one in listed]
+
+
+def short_conv_keys(header: Header, attends: list[bool], eps: float) -> dict[str, Any]:
+    """What LFM2's config says of its layers."""
+    if header.integer("attention.sliding_window", 0, minimum=0):
+        raise header.unsupported("it is an LFM2 with an attention window, which is not run")
+    return {
+        "layer_types": ["full_attention" if one else "conv" for one in attends],
+        "conv_L_cache": header.integer("shortconv.l_cache"),
+        "conv_bias": False,
+        "norm_eps": eps,
+        "block_auto_adjust_ff_dim": False,
+    }
+
+
+def mamba2_keys(header: Header, attends: list[bool]) -> dict[str, Any]:
+    """What the config of a hybrid with Mamba-2 says of its layers, by Bamba's keys."""
+    inner, hidden = header.integer("ssm.inner_size"), header.integer("embedding_length")
+    if inner % hidden:
+        expected = f"a multiple of the width {hidden}"
+        raise header.wrong(header.key("ssm.inner_size"), inner, expected)
+    first = next((layer for layer, one in enumerate(attends) if not one), 0)
+    return {
+        "layer_types": ["attention" if one else "mamba" for one in attends],
+        "mamba_expand": inner // hidden,
+        **_mamba2_sizes(header, first),
+    }
+
+
+def beside_keys(header: Header) -> dict[str, Any]:
+    """What Falcon-H1's config says of its layers. Its multipliers are in a file's weights."""
+    return {
+        "layer_types": ["hybrid"] * header.layers,
+        "mamba_d_ssm": header.integer("ssm.inner_size"),
+        "mamba_rms_norm": "blk.0.ssm_norm.weight" in header.tensors,
+        "mamba_norm_before_gate": False,
+        **_mamba2_sizes(header, 0),
+    }
+
+
+def _mamba2_sizes(header: Header, layer: int) -> dict[str, Any]:
+    """The sizes of Mamba-2; `layer` is one that has it."""
+    heads = header.integer("ssm.time_step_rank", maximum=_MOST_HEADS)
+    inner = header.integer("ssm.inner_size")
+    if inner % heads:
+        raise header.wrong(header.key("ssm.inner_size"), inner, f"a multiple of the {heads} heads")
+    return {
+        "mamba_n_heads": heads,
+        "mamba_d_head": inner // heads,
+        "mamba_n_groups": header.integer("ssm.group_count", maximum=heads),
+        "mamba_d_state": header.integer("ssm.state_size"),
+        "mamba_d_conv": header.integer("ssm.conv_kernel"),
+        "mamba_conv_bias": f"blk.{layer}.ssm_conv1d.bias" in header.tensors,
+    }

@@ -43,6 +43,13 @@ _GLM4_MOE_NORMS = {
     "attn_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",
 }
+_LFM2_NAMES = (
+    ("model.norm.", "model.embedding_norm."),
+    ("self_attn.o_proj", "self_attn.out_proj"),
+    ("mlp.gate_proj", "feed_forward.w1"),
+    ("mlp.up_proj", "feed_forward.w3"),
+    ("mlp.down_proj", "feed_forward.w2"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +102,9 @@ class Architecture:
     """Each query head has an attention sink."""
     gated_attention: bool = False
     """The rows of queries have those of attention's gates beside them, head by head."""
-    mixer: Literal["", "delta_net", "latent"] = ""
-    """What some layers, or with `latent` all, have in place of attention."""
+    mixer: Literal["", "delta_net", "latent", "short_conv", "mamba2", "beside"] = ""
+    """What some layers, or with `latent` all, have in place of attention; `beside`: all have Mamba-2
+    beside it."""
 
     # -- the weights
     interleaved: bool = False
@@ -133,6 +141,10 @@ class Architecture:
     """It has embeddings of positions."""
     embedding_norm: bool = False
     head_bias: bool = False
+    final_norm: str = "output_norm"
+    """The last norm's name in a file."""
+    renames: tuple[tuple[str, str], ...] = ()
+    """Parts of names in a folder that are not Llama's: (Llama's, its own)."""
 
 
 _QWEN_HYBRID: Any = {
@@ -273,6 +285,29 @@ _ALL = (
         experts="all", normalised=True, query_key_norms="head",
         norm_names={"q": "query_layernorm", "k": "key_layernorm"},
     ),
+    Architecture(
+        "lfm2", "LFM2, LFM2.5", ("lfm2",), "lfm2", mixer="short_conv",
+        norms={"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}, query_key_norms="head",
+        norm_names={"q": "q_layernorm", "k": "k_layernorm"},
+        final_norm="token_embd_norm", renames=_LFM2_NAMES,
+    ),
+    Architecture(
+        "lfm2moe", "LFM2 with experts", ("lfm2_moe",), "lfm2_moe", mixer="short_conv",
+        experts="all", normalised=True,
+        norms={"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}, query_key_norms="head",
+        norm_names={"q": "q_layernorm", "k": "k_layernorm"},
+        final_norm="token_embd_norm", renames=_LFM2_NAMES,
+    ),
+    Architecture(
+        "falcon-h1", "Falcon-H1", ("falcon_h1",), "falcon_h1", mixer="beside",
+        norms={"attn_norm": "input_layernorm", "ffn_norm": "pre_ff_layernorm"},
+        renames=(("model.norm.", "model.final_layernorm."), ("mlp.", "feed_forward.")),
+    ),
+    Architecture(
+        "granitehybrid", "Granite 4 H", ("granitemoehybrid",), "granitemoehybrid",
+        mixer="mamba2", scales=True, interleaved=True, experts="some", normalised=True,
+        renames=(("mlp.down_proj", "shared_mlp.output_linear"),),
+    ),
     Architecture("internlm2", "InternLM2, InternLM2.5", ("internlm2",), "llama", interleaved=True),
     Architecture(
         "command-r", "Command R, Command R+, Aya", ("cohere",), "cohere",
@@ -354,7 +389,7 @@ BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("llama", "granite", "smollm3"), _ALL_MAPS),
     **dict.fromkeys(("qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text"), _ATTENTION),
     "gpt_oss": _ATTENTION,
-    **dict.fromkeys(("olmo2", "olmo3", "olmoe"), _ATTENTION),
+    **dict.fromkeys(("olmo2", "olmo3", "olmoe", "granitemoehybrid"), _ATTENTION),
     **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text"), _ATTENTION),
     **dict.fromkeys(("glm", "glm4", "seed_oss"), _INPUTS),
     "ernie4_5": {"use_bias": _ALL_MAPS["attention_bias"] + _ALL_MAPS["mlp_bias"]},
@@ -363,7 +398,7 @@ BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     "deepseek_v3": {**_CORRECTION},
     "dots1": {**_ATTENTION, **_CORRECTION},
     "glm4_moe": {**_INPUTS, **_CORRECTION},
-    **dict.fromkeys(("ernie4_5_moe", "minimax_m2"), _CORRECTION),
+    **dict.fromkeys(("ernie4_5_moe", "lfm2_moe", "minimax_m2"), _CORRECTION),
     **dict.fromkeys(("cohere", "olmo", "apertus", "hunyuan_v1_dense"), _ATTENTION),
     **dict.fromkeys(("arcee", "nemotron"), _UNGATED_MAPS),
     **dict.fromkeys(("phi", "gpt2", "bloom"), _EVERYWHERE),
@@ -455,7 +490,10 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
     architecture = architecture_of(header)
     _refuse_what_is_not_computed(header, architecture)
     hidden, heads = header.integer("embedding_length"), _heads(header, "attention.head_count")
-    kv_heads = _heads(header, "attention.head_count_kv", heads)
+    if architecture.mixer in ("short_conv", "mamba2", "beside"):
+        kv_heads, attends = arch_mixers.attention_layers(header, heads)
+    else:
+        kv_heads, attends = _heads(header, "attention.head_count_kv", heads), []
     if heads % kv_heads:
         raise header.wrong(
             header.key("attention.head_count_kv"), kv_heads, f"a divisor of the {heads} heads"
@@ -480,13 +518,31 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
     config |= _ffn(header, architecture)
     config |= _query_key_norms(header, config)
     config |= _scales(header, architecture, config)
-    if architecture.mixer == "latent":
-        config |= arch_mixers.latent_keys(header, config)
-    if architecture.mixer == "delta_net":
-        config |= arch_mixers.delta_net_keys(header, is_tiled=architecture.tiled_values)
     if architecture.llama_names:
         config |= {LLAMA_NAMES: True, **_of_old_kind(header, architecture, config)}
+    config |= _mixer(header, architecture, config, attends)
     return config | _biases(header, config)
+
+
+def _mixer(
+    header: Header, architecture: Architecture, config: Mapping[str, Any], attends: list[bool]
+) -> dict[str, Any]:
+    """What layers have in place of attention; `attends` says which layers have that."""
+    match architecture.mixer:
+        case "latent":
+            return arch_mixers.latent_keys(header, config)
+        case "delta_net":
+            return arch_mixers.delta_net_keys(header, is_tiled=architecture.tiled_values)
+        case "short_conv":
+            return arch_mixers.short_conv_keys(header, attends, config["rms_norm_eps"])
+        case "mamba2":
+            rotates = header.flag("rope.scaling.finetuned", True)
+            keys = arch_mixers.mamba2_keys(header, attends)
+            return keys | {"position_embedding_type": "rope" if rotates else None}
+        case "beside":
+            return arch_mixers.beside_keys(header)
+        case "":
+            return {}
 
 
 def eps_key(architecture: Architecture) -> str:
@@ -550,7 +606,8 @@ def _refuse_what_is_not_computed(header: Header, architecture: Architecture) -> 
                 f"{header.key(key)} is {short(value)}, which the native engine does not compute for "
                 f"{architecture.name}"
             )
-    if architecture.scales and not header.flag("rope.scaling.finetuned", True):
+    is_rotated = header.flag("rope.scaling.finetuned", True)
+    if architecture.scales and not architecture.mixer and not is_rotated:
         raise header.unsupported("it is a Granite without rotary embeddings, which is not run")
     sections = header.integers("rope.dimension_sections") or []
     if architecture.name == "glm4" and any(sections):
@@ -688,6 +745,14 @@ def _ffn(header: Header, architecture: Architecture) -> dict[str, Any]:
         raise header.unsupported(
             f"{header.key('expert_count')} is {count}, which is not run for {architecture.name}"
         )
+    if architecture.name == "granitehybrid" and not count:  # its converter names both all the same
+        dense = header.integer("feed_forward_length")
+        shared = header.integer("expert_shared_feed_forward_length", dense)
+        return {
+            "intermediate_size": shared,
+            "shared_intermediate_size": shared,
+            "num_local_experts": 0,
+        }
     if not count:
         used = header.integer("expert_used_count", 0, minimum=0)
         if used:

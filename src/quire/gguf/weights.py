@@ -172,6 +172,9 @@ class GgufSource:
             values = widen(tensor.data.view("<u2"))
         else:
             values = tensor.data.view("<f4" if kind == "F32" else "<f2").astype(np.float32)
+        if wanted.is_negative_exp and (values > 0).any():
+            stored = self._ways[tensor.name][0].name
+            raise WeightsError(f"{self._header.source}: {stored} must hold no positive numbers")
         with np.errstate(invalid="ignore", divide="ignore"):  # a signalling NaN; the log of 0
             values = (
                 np.log(-values) if wanted.is_negative_exp else values - np.float32(wanted.shift)

@@ -20,6 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    BambaConfig,
     BloomConfig,
     Cohere2Config,
     CohereConfig,
@@ -32,6 +33,7 @@ from transformers import (
     Exaone4_5_Config,
     Exaone4Config,
     FalconConfig,
+    FalconH1Config,
     FlexOlmoConfig,
     Gemma2Config,
     Gemma3Config,
@@ -51,11 +53,14 @@ from transformers import (
     GptOssConfig,
     GraniteConfig,
     GraniteMoeConfig,
+    GraniteMoeHybridConfig,
     GraniteMoeSharedConfig,
     HeliumConfig,
     HunYuanDenseV1Config,
     HunYuanMoEV1Config,
     HyperCLOVAXConfig,
+    Lfm2Config,
+    Lfm2MoeConfig,
     Llama4TextConfig,
     LlamaConfig,
     MiniCPM3Config,
@@ -66,6 +71,7 @@ from transformers import (
     MistralConfig,
     MixtralConfig,
     NemotronConfig,
+    NemotronHConfig,
     Olmo2Config,
     Olmo3Config,
     OlmoConfig,
@@ -287,6 +293,12 @@ _SHARED_EXPERTS: dict[str, Any] = {
     "moe_intermediate_size": 24,
     "shared_expert_intermediate_size": 40,
 }
+_MAMBA2: dict[str, Any] = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": "auto",
+    "mamba_d_state": 12,
+    "mamba_chunk_size": 16,
+}
 
 # kind: the configuration's class and what it changes of `_SMALL`.
 _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
@@ -353,6 +365,96 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "helium": (HeliumConfig, {"head_dim": 16}),
     "hyperclovax": (HyperCLOVAXConfig, {**_GRANITE, "attention_bias": True}),
     "hyperclovax_llama": (HyperCLOVAXConfig, {"use_post_norm": False, "mlp_bias": True}),
+    "granite4_h": (
+        GraniteMoeHybridConfig,
+        {
+            **_GRANITE,
+            **_MAMBA2,
+            "mamba_n_groups": 2,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "num_local_experts": 0,
+            "shared_intermediate_size": 72,
+        },
+    ),
+    "bamba": (BambaConfig, {**_MAMBA2, "attn_layer_indices": [1]}),
+    "nemotron_h": (
+        NemotronHConfig,
+        {
+            "layers_block_type": [
+                "linear_attention",
+                "mlp",
+                "full_attention",
+                "mlp",
+                "linear_attention",
+            ],
+            "head_dim": 16,
+            "mamba_num_heads": 6,
+            "mamba_head_dim": 24,
+            "n_groups": 2,
+            "ssm_state_size": 12,
+            "chunk_size": 16,
+        },
+    ),
+    "falcon_h1": (
+        FalconH1Config,
+        {
+            **_MAMBA2,
+            "mamba_d_ssm": 96,
+            "mamba_n_groups": 2,
+            "attention_in_multiplier": 0.9,
+            "attention_out_multiplier": 0.7,
+            "embedding_multiplier": 1.7,
+            "key_multiplier": 1.3,
+            "lm_head_multiplier": 0.4,
+            "mlp_multipliers": [0.8, 1.2],
+            "ssm_in_multiplier": 1.1,
+            "ssm_multipliers": [0.9, 1.2, 0.7, 1.3, 0.8],
+            "ssm_out_multiplier": 0.6,
+        },
+    ),
+    "falcon_h1_normed": (
+        FalconH1Config,
+        {
+            **_MAMBA2,
+            "mamba_d_ssm": 96,
+            "mamba_n_groups": 2,
+            "mamba_rms_norm": True,
+            "mamba_norm_before_gate": False,
+            "ssm_out_multiplier": 0.6,
+        },
+    ),
+    "granite4_h_moe": (
+        GraniteMoeHybridConfig,
+        {
+            **_GRANITE,
+            **_MAMBA2,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 40,
+            "shared_intermediate_size": 72,
+        },
+    ),
+    "lfm2_moe": (
+        Lfm2MoeConfig,
+        {
+            "layer_types": ["conv", "full_attention", "conv"],
+            "num_dense_layers": 1,
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 40,
+            "routed_scaling_factor": 1.3,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "lfm2": (
+        Lfm2Config,
+        {
+            "full_attn_idxs": [1],
+            "block_multiple_of": 16,
+            "tie_word_embeddings": True,
+        },
+    ),
     "internlm2": (LlamaConfig, {"attention_bias": True}),
     "internlm3": (SeedOssConfig, {"head_dim": 24, "attention_out_bias": True, "mlp_bias": True}),
     "mimo": (Qwen2Config, {"head_dim": 16}),
@@ -609,7 +711,9 @@ def make_random_model(
                 if name.endswith(".A_log"):  # slow enough that a state remembers
                     parameter.copy_(torch.randn_like(parameter) - 2)
             for name, values in model.state_dict().items():
-                if name.endswith("e_score_correction_bias"):  # a buffer, or two-dimensional
+                if name.endswith(
+                    ("e_score_correction_bias", "feed_forward.expert_bias")
+                ):  # a buffer, or two-dimensional
                     values.copy_(0.2 * torch.randn_like(values))
                 if name.endswith("layer_scalar"):  # a buffer
                     values.copy_(1 + 0.2 * torch.randn_like(values))

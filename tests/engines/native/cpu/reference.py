@@ -28,6 +28,7 @@ from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale, l
 from quire.engines.native.models.alibi import alibi_slopes
 from quire.engines.native.models.layers.altup import AltUpSpec
 from quire.engines.native.models.layers.experts import ExpertsSpec, RouterSpec
+from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec
 from quire.engines.native.models.rope import (
     cosines_and_sines,
     inverse_frequencies,
@@ -114,6 +115,35 @@ def softplus(x: Floats) -> Floats:
     return np.logaddexp(x, np.zeros_like(x))
 
 
+def selective_scan(
+    x: Floats, b: Floats, c: Floats, step: Floats, a: Floats, d: Floats, state: Floats
+) -> tuple[Floats, Floats]:
+    """`mamba2.selective_scan` for one sequence and all heads: the outputs, and the state after them.
+
+    x is (rows, heads, head_dim), b and c (rows, heads, state_size), `step` (rows, heads), a and d
+    (heads,), `state` (heads, state_size, head_dim).
+    """
+    out = np.zeros_like(x)
+    for row in range(len(x)):
+        decay = np.exp(step[row] * a)[:, None, None]
+        taken = (x[row] * step[row, :, None])[:, None]
+        state = (state * decay + b[row, :, :, None] * taken).astype(np.float32)
+        out[row] = np.einsum("hn,hnp->hp", c[row], state) + d[:, None] * x[row]
+    return out, state
+
+
+def gated_norm(
+    x: Floats, gate: Floats, weight: Floats | None, groups: int, eps: float, gates_last: bool
+) -> Floats:
+    """`mamba2.gated_norm`: norm(x * silu(gate)), or norm(x) * silu(gate); the norm by groups."""
+    if not gates_last:
+        x = silu_gate(gate, x)
+    if weight is not None:
+        parts = (*x.shape[:-1], groups, -1)
+        x = rms_norm(x.reshape(parts), weight.reshape(parts[-2:]), eps).reshape(x.shape)
+    return silu_gate(gate, x) if gates_last else x
+
+
 AddExpertLora = Callable[[str, NDArray[np.intp], Floats, Floats], Floats]
 """`add(role, rows, x, out)`: the same for some rows of the batch."""
 
@@ -161,8 +191,9 @@ def gated_ffn(
     activation: Activation = "silu",
     add: AddLora = lambda role, x, out: out,
     cutoff: float | None = None,
+    scales: tuple[float, float] = (1.0, 1.0),
 ) -> Floats:
-    """`ffn_step.gated_ffn`: act(x @ gate.T + gate_bias) * (x @ up.T + up_bias).
+    """`ffn_step.gated_ffn`: act(x @ gate.T + gate_bias) * (x @ up.T + up_bias), each times its scale.
 
     With a cutoff, `altup_step.cut_gate`.
     """
@@ -170,7 +201,8 @@ def gated_ffn(
     if cutoff is not None:
         cut = gate.mean(-1, keepdims=True) + gate.std(-1, keepdims=True) * np.float32(cutoff)
         gate = np.maximum(gate - cut, 0)
-    return GATES[activation](gate, add("up", x, linear(x, tensors["up"], tensors.get("up_bias"))))
+    up = add("up", x, linear(x, tensors["up"], tensors.get("up_bias")))
+    return GATES[activation](gate * np.float32(scales[0]), up * np.float32(scales[1]))
 
 
 def plain_ffn(
@@ -520,16 +552,14 @@ class ReferenceRunner:
         inputs = self._layer_inputs(x, batch)
         streams = Streams(spec.altup, self._weights, x) if spec.altup else None
         for layer, layer_tensors in enumerate(self._weights.layers):
-            add = _adder(batch, layer)
-            x = streams.predict(layer) if streams else x
-            normed = self._layer_norm(x, layer, "attention_norm")
-            mixed = (self._mix if spec.mixer(layer) else self._attend)(normed, batch, layer)
-            mixed = add("o", mixed, linear(mixed, layer_tensors["o"], layer_tensors.get("o_bias")))
-            before, x = x, self._sum(x, self._layer_norm(mixed, layer, "post_attention_norm"))
-            if streams:
-                x = self._add_laurel(x, normed, batch, layer)
-            summed = self._ffn(before if spec.parallel else x, batch, layer)
-            x = self._sum(x, self._layer_norm(summed, layer, "post_ffn_norm"))
+            x = before = streams.predict(layer) if streams else x
+            if layer not in spec.ffn_alone:
+                normed = self._layer_norm(x, layer, "attention_norm")
+                x = self._attended(x, normed, batch, layer)
+                x = self._add_laurel(x, normed, batch, layer) if streams else x
+            if layer not in spec.no_ffn:
+                summed = self._ffn(before if spec.parallel else x, batch, layer)
+                x = self._sum(x, self._layer_norm(summed, layer, "post_ffn_norm"))
             if inputs is not None:
                 gated = streams.correct(x, layer) if streams else x
                 out = self._map_layer_inputs(gated, inputs[layer], batch, layer)
@@ -559,7 +589,8 @@ class ReferenceRunner:
         if sparse is not None and not sparse.beside_dense:
             return experts(normed, tensors, sparse, spec.activation, _expert_adder(batch, layer))
         if spec.gated:
-            inner = gated_ffn(normed, tensors, spec.activation, add, spec.gate_cutoff(layer))
+            inner = gated_ffn(normed, tensors, spec.activation, add, spec.gate_cutoff(layer),
+                              spec.ffn_scales)  # fmt: skip
         else:
             inner = plain_ffn(normed, tensors, spec.activation, add)
         down = add("down", inner, linear(inner, tensors["down"], tensors.get("down_bias")))
@@ -610,6 +641,20 @@ class ReferenceRunner:
         )
         return self._norm(x, tensors, role) if is_bare or role in tensors else x
 
+    def _attended(self, x: Floats, normed: Floats, batch: Batch, layer: int) -> Floats:
+        """The residual stream x after attention, or what a layer has in its place, of `normed`."""
+        own, add, mixer = self._weights.layers[layer], _adder(batch, layer), self._spec.mixer(layer)
+        mix = self._mix if mixer else self._attend
+        if isinstance(mixer, AttentionAndMamba2Spec):  # both read one norm
+            beside = self._mix(normed, batch, layer)
+            x = self._sum(
+                x, add("ssm_o", beside, linear(beside, own["ssm_o"], own.get("ssm_o_bias")))
+            )
+            mix = self._attend
+        mixed = mix(normed, batch, layer)
+        mixed = add("o", mixed, linear(mixed, own["o"], own.get("o_bias")))
+        return self._sum(x, self._layer_norm(mixed, layer, "post_attention_norm"))
+
     def _sum(self, x: Floats, y: Floats) -> Floats:
         """`rowwise.add_rows`: x + y times the residual scale."""
         return (x + y * np.float32(self._spec.residual_scale)).astype(np.float32, copy=False)
@@ -641,6 +686,7 @@ class ReferenceRunner:
             _adder(batch, layer),
         )
         assert mixer is not None
+        mixer = mixer.mamba if isinstance(mixer, AttentionAndMamba2Spec) else mixer
         assert batch.state_slots is not None
         roles, mix = MIX[type(mixer)]
         projected = {
@@ -690,6 +736,7 @@ class ReferenceRunner:
         if spec.query_scale is not None and spec.scales_queries(layer):
             factors = query_factors(spec.query_scale, self.max_model_len)
             q = q * factors[batch.positions][:, None, None]
+        v = v * np.float32(spec.value_scale)
         keys, values = self._keys[source], self._values[source]
         if source == layer:
             store(k, v, batch.slots, keys, values)

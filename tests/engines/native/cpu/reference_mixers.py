@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from quire.engines.native.models.layers.delta_net import TAPS, DeltaNetSpec
+from quire.engines.native.models.layers.mamba2 import Mamba2Spec
+from quire.engines.native.models.layers.short_conv import ShortConvSpec
 from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.reference import Floats, Matrix
 
@@ -69,8 +71,53 @@ def delta_net(
     return reference.silu_gate(projected["z"], normed), (kept, matrices)
 
 
+def short_conv(
+    projected: Mapping[str, Floats], tensors: Tensors, mixer: ShortConvSpec, state: State
+) -> tuple[Floats, State]:
+    """`short_conv_step.short_conv`: c * conv(b * x)."""
+    b, c, x = np.split(projected["in"], 3, axis=1)
+    if state is None:
+        state = np.zeros((mixer.width - 1, mixer.channels), np.float32)
+    taps = reference.wide(tensors["conv"])[:, 0]
+    mixed, state = reference.causal_conv(b * x, taps, tensors.get("conv_bias"), state, False)
+    return c * mixed, state
+
+
+def mamba2(
+    projected: Mapping[str, Floats], tensors: Tensors, mixer: Mamba2Spec, state: State
+) -> tuple[Floats, State]:
+    """`mamba2_step.mamba2`: convolution, scan and gate."""
+    made, heads = projected["in"], mixer.heads
+    rows = len(made)
+    if state is None:
+        state = (
+            np.zeros((mixer.width - 1, mixer.conv_channels), np.float32),
+            np.zeros((heads, mixer.state_size, mixer.head_dim), np.float32),
+        )
+    edges = np.cumsum(mixer.parts)
+    if mixer.multipliers:
+        made = made * np.repeat(np.array(mixer.multipliers, np.float32), mixer.parts)
+    z, mixed, dt = np.split(made, [edges[0], edges[3]], axis=1)
+    taps = reference.wide(tensors["conv"])[:, 0]
+    mixed, last = reference.causal_conv(mixed, taps, tensors.get("conv_bias"), state[0], True)
+    x, b, c = np.split(mixed, edges[1:3] - edges[0], axis=1)
+    each = (rows, mixer.groups, mixer.state_size)
+    b, c = (np.repeat(one.reshape(each), heads // mixer.groups, axis=1) for one in (b, c))
+    step = np.clip(reference.softplus(dt + tensors["dt_bias"]), *mixer.step_limits)
+    out, scanned = reference.selective_scan(
+        x.reshape(rows, heads, -1), b, c, step, -np.exp(tensors["a_log"]), tensors["d"], state[1]
+    )
+    gated = reference.gated_norm(
+        out.reshape(rows, -1), z, tensors.get("gate_norm"), mixer.norm_groups, mixer.norm_eps,
+        mixer.gates_last,
+    )  # fmt: skip
+    return gated * np.float32(mixer.out_scale), (last, scanned)
+
+
 Mix = Callable[..., tuple[Floats, State]]
 MIX: dict[type, tuple[tuple[str, ...], Mix]] = {
     DeltaNetSpec: (("q", "k", "v", "z", "rate", "decay"), delta_net),
+    ShortConvSpec: (("in",), short_conv),
+    Mamba2Spec: (("in",), mamba2),
 }
 """By the kind of mixer: the roles of its input maps, and the function."""

@@ -136,12 +136,15 @@ def test_odd_sizes(changes: dict[str, Any], folders: Callable[..., Path], load: 
         "phi3",
         "qwen3_5_text",
         "olmo_hybrid",
+        "lfm2",
+        "granite4_h",
+        "bamba",
     ],
 )
 def test_odd_sizes_of_other_kinds(kind: str, folders: Callable[..., Path], load: Load) -> None:
     """No size fills whole registers; there is one key head, and one of GLM's pairs is left over."""
     sizes = {"hidden_size": 72, "intermediate_size": 101, "num_attention_heads": 4}
-    sizes |= {"num_key_value_heads": 1, "head_dim": 20 if kind == "glm4" else 18}
+    sizes |= {"num_key_value_heads": 1, "head_dim": 20 if kind in ("glm4", "bamba") else 18}
     folder, ids = folders(kind, **sizes), random_ids(LENGTH)
     found = logits_of(load(folder, num_threads=2), ids, [100, 1])
     np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
@@ -202,6 +205,8 @@ def test_many_query_heads_of_one_key_head(folders: Callable[..., Path], load: Lo
         "cohere_norms",
         "arcee",
         "apertus",
+        "lfm2",
+        "granite4_h",
     ],
 )
 def test_bfloat16_weights(kind: str, folders: Callable[..., Path], load: Load) -> None:
@@ -240,7 +245,8 @@ def test_a_context_of_several_chunks_of_attention(folders: Callable[..., Path], 
     "kind",
     ["mistral", "ministral3", "qwen3", "llama3", "gemma2", "gemma3n_text", "gemma4_small",
      "gemma4_text", "glm", "granite", "olmo3", "qwen3_next", "olmo_hybrid", "cohere2", "phi_norms",
-     "gpt2", "bloom", "falcon_rw", "falcon_new", "hunyuan", "apertus"],
+     "gpt2", "bloom", "falcon_rw", "falcon_new", "hunyuan", "apertus", "lfm2", "granite4_h",
+     "falcon_h1"],
 )  # fmt: skip
 def test_chunks_threads_and_blocks_change_no_bit(
     kind: str, folders: Callable[..., Path], load: Load
@@ -271,6 +277,9 @@ def test_chunks_threads_and_blocks_change_no_bit(
         "cohere2",
         "gpt2",
         "falcon_new",
+        "lfm2",
+        "granite4_h",
+        "falcon_h1",
     ],
 )
 def test_quantised_weights_are_batch_invariant(
@@ -295,7 +304,9 @@ def test_quantised_weights_are_batch_invariant(
     assert 0 < np.median(errors) < most * plain.std()
 
 
-@pytest.mark.parametrize("kind", ["mistral", "qwen3_next", "olmo_hybrid"])
+@pytest.mark.parametrize(
+    "kind", ["mistral", "qwen3_next", "olmo_hybrid", "lfm2", "granite4_h", "falcon_h1"]
+)
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -326,7 +337,7 @@ def test_batch_invariance(
     np.testing.assert_array_equal(together, wanted)
 
 
-@pytest.mark.parametrize("kind", ["qwen3_next", "olmo_hybrid"])
+@pytest.mark.parametrize("kind", ["qwen3_next", "olmo_hybrid", "lfm2", "granite4_h"])
 def test_saved_and_copied_states_serve_as_the_first(
     kind: str, folders: Callable[..., Path], load: Load
 ) -> None:

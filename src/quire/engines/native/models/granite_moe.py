@@ -46,8 +46,13 @@ def shared(config: HubConfig) -> DecoderSpec:
 def _with_experts(config: HubConfig, shared_size: int) -> DecoderSpec:
     config = config.with_defaults(_DEFAULTS)
     config.require("mlp_bias", (False,), False)
+    return dataclasses.replace(granite.decoder(config), experts=experts(config, shared_size))
+
+
+def experts(config: HubConfig, shared_size: int) -> ExpertsSpec:
+    """The sparse FFN of all layers."""
     count = config.integer("num_local_experts", 8)
-    experts = ExpertsSpec(
+    return ExpertsSpec(
         count=count,
         per_token=per_token(config, count, 2),
         ffn_size=config.integer("intermediate_size"),
@@ -57,4 +62,3 @@ def _with_experts(config: HubConfig, shared_size: int) -> DecoderSpec:
         shared_size=shared_size,
         names=_NAMES,
     )
-    return dataclasses.replace(granite.decoder(config), experts=experts)

@@ -220,6 +220,10 @@ class DecoderSpec:
     """The scores are multiplied by it; None for 1 / sqrt(head_dim)."""
     query_scale: QueryScale | None = None
     """What queries are multiplied by besides, depending on their position; see `scales_queries`."""
+    value_scale: float = 1.0
+    """The values are multiplied by it, so that what attention gives is."""
+    ffn_scales: tuple[float, float] = (1.0, 1.0)
+    """The gate of a dense FFN is multiplied by the first before its activation, `up` by the second."""
     residual_scale: float = 1.0
     """The outputs of attention and FFN are multiplied by it before they are added."""
     logits_scale: float = 1.0
@@ -238,6 +242,10 @@ class DecoderSpec:
     """For each layer, what it has in place of attention, None for attention; empty if all have that."""
     norms_before_mixers: bool = False
     """Layers with a mixer have norms before it and before the FFN, whatever the other layers have."""
+    ffn_alone: tuple[int, ...] = ()
+    """Layers that are an FFN, with neither attention nor anything in its place."""
+    no_ffn: tuple[int, ...] = ()
+    """Layers without an FFN."""
     shapes: tuple[AttentionShape, ...] = ()
     """For each layer, the sizes of its attention; empty if all are `num_heads`, `num_kv_heads`, `head_dim`."""
 
@@ -266,6 +274,7 @@ class DecoderSpec:
         assert self.experts is None or not self.parallel
         assert not self.gated or self.activation in GATES
         assert self.parallel or not self.shared_norm
+        assert not (self.ffn_alone or self.no_ffn) or not (self.parallel or self.post_norms)
 
     @property
     def num_layers(self) -> int:
@@ -284,7 +293,7 @@ class DecoderSpec:
     def cached_shape(self, layer: int) -> AttentionShape | None:
         """The sizes of what a layer has in the KV cache; None if it has nothing there of its own."""
         mixer = self.mixer(layer)
-        if self.kv_source(layer) != layer:
+        if self.kv_source(layer) != layer or layer in self.ffn_alone:
             return None
         return self.shape(layer) if mixer is None or mixer.attends else None
 
@@ -403,8 +412,10 @@ class DecoderSpec:
         )
         if self.gated_attention:
             linears += (("z", names.q, shape.out_size, self.hidden_size, self.qkv_bias),)
+        attends = mixer is None and layer not in self.ffn_alone
         if mixer:
             yield from mixer.tensors(prefix, self.hidden_size)
+        if not attends:
             linears = ()
         lacks = self._absent_maps(layer)
         linears = tuple(one for one in linears if one[0] not in lacks)
@@ -415,7 +426,9 @@ class DecoderSpec:
         )[0 if self.gated else 1 :]
         experts = self.sparse_ffn(layer)
         is_dense = experts is None or experts.beside_dense
-        for role, own_name, rows, columns, bias in (*linears, *dense) if is_dense else linears:
+        if not is_dense or layer in self.no_ffn:
+            dense = ()
+        for role, own_name, rows, columns, bias in (*linears, *dense):
             name, part, whole = self._fused(role, layer) or (own_name, (), 0)
             yield TensorSpec(
                 role, f"{prefix}{name}.weight", (rows, columns), part, whole,
@@ -423,7 +436,7 @@ class DecoderSpec:
             )  # fmt: skip
             if bias:
                 yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), part, whole)
-        if self.attention_sinks and mixer is None:
+        if self.attention_sinks and attends:
             yield TensorSpec("sinks", f"{prefix}{names.sinks}", (shape.heads,))
         if experts:
             yield from experts.tensors(prefix, self.hidden_size)
@@ -436,7 +449,7 @@ class DecoderSpec:
                 yield TensorSpec(f"xielu_{one}", name, (1,), stored=stored)
         for role, name in self._norms(layer):
             yield from self._norm_tensors(role, f"{prefix}{name}.weight")
-        if mixer is None and (self.head_norms or self.width_norms):
+        if attends and (self.head_norms or self.width_norms):
             yield from self._head_norm_tensors(layer)
         if self.layer_inputs:
             yield from self._layer_input_tensors(layer, self.layer_inputs.size)
@@ -469,10 +482,11 @@ class DecoderSpec:
         """Role and name of a layer's norms of the residual stream."""
         names = self.names
         before_mixer = self.mixer(layer) is not None and self.norms_before_mixers
-        if self.pre_norms or before_mixer:
+        has_pre_norms = self.pre_norms or before_mixer
+        if has_pre_norms and layer not in self.ffn_alone:
             yield "attention_norm", names.attention_norm
-            if not self.shared_norm:
-                yield "ffn_norm", names.ffn_norm
+        if has_pre_norms and not self.shared_norm and layer not in self.no_ffn:
+            yield "ffn_norm", names.ffn_norm
         if self.post_norms and not before_mixer:
             yield "post_attention_norm", names.post_attention_norm
             yield "post_ffn_norm", names.post_ffn_norm

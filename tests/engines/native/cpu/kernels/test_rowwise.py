@@ -114,6 +114,18 @@ def test_scaled_rows_and_sums() -> None:
     np.testing.assert_array_equal(x, expected)
 
 
+@pytest.mark.parametrize("one_row", [False, True])
+def test_multiply_columns(one_row: bool) -> None:
+    x, y, out = floats(4, 30), floats(1 if one_row else 4, 25), np.zeros((4, 21), np.float32)
+    for task in range(3):
+        first, end = rowwise.task_range(task, 3, 21, 4)
+        rowwise.multiply_columns(
+            ptr(x), x.strides[0], ptr(y), 0 if one_row else y.strides[0], 4, first, end, ptr(out),
+            out.strides[0],
+        )  # fmt: skip
+    np.testing.assert_array_equal(out, x[:, :21] * y[:, :21])
+
+
 def test_logits_are_scaled_and_capped_once() -> None:
     logits = floats(3, 50) * 20
     expected = reference.soft_cap(logits * np.float32(0.4), 5.0)

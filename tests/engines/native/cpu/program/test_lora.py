@@ -194,6 +194,21 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "a head with a bias saved": ("gptj", {}, {"modules_to_save": ["lm_head"], "target_modules": ["fc_in"]}),
     "no gate": ("apertus", {}, {"target_modules": ["up_proj", "down_proj", "v_proj"]}),
     "clipped": ("olmo", {}, {}),
+    "short convolutions": (
+        "lfm2",
+        {},
+        {"target_modules": ["in_proj", "out_proj", "q_proj", "w1", "w2"], "r": 5},
+    ),
+    "Mamba-2": (
+        "granite4_h",
+        {},
+        {"target_modules": ["in_proj", "out_proj", "q_proj", "o_proj"], "r": 5},
+    ),
+    "attention beside Mamba-2": (
+        "falcon_h1",
+        {},
+        {"target_modules": ["in_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]},
+    ),
     "half precision": ("llama2", {"dtype": "bfloat16"}, {"dtype": "bfloat16"}),
 }  # fmt: skip
 

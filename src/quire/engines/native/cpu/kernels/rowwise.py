@@ -219,6 +219,32 @@ def add_rows(task: int, tasks: int, x: int, rows: int, size: int, scale: float, 
 
 
 @kernel
+def multiply_columns(
+    x: int, x_stride: int, y: int, y_stride: int, rows: int, first: int, end: int, out: int,
+    out_stride: int,
+) -> None:  # fmt: skip
+    """`out = x * y` in the columns `first` to `end - 1`; rows of each are so many bytes apart.
+
+    With a stride of 0, y is one row for all.
+    """
+    for row in range(rows):
+        a, b, target = x + row * x_stride, y + row * y_stride, out + row * out_stride
+        for k in range(first, end, LANES):
+            count = min(LANES, end - k)
+            value = simd.multiply(
+                simd.load_part(a + 4 * k, count), simd.load_part(b + 4 * k, count)
+            )
+            simd.store_part(target + 4 * k, value, count)
+
+
+@kernel
+def scale_columns(x: int, stride: int, rows: int, first: int, end: int, scale: float) -> None:
+    """`x *= scale` in the columns `first` to `end - 1`; rows are so many bytes apart."""
+    for row in range(rows):
+        soft_cap(x + row * stride + 4 * first, end - first, scale, 0.0)
+
+
+@kernel
 def scale_and_soft_cap(
     task: int, tasks: int, logits: int, rows: int, columns: int, scale: float, cap: float
 ) -> None:

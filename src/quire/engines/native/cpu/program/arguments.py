@@ -202,6 +202,7 @@ class Projection(Struct):
     rotary_dim: int
     is_interleaved: bool
     scale: float  # of the scores, which queries are multiplied by
+    value_scale: float
     query_factors: QueryFactors | None  # and this
     k_cache: int
     v_cache: int
@@ -264,6 +265,17 @@ class LatentAttention(Struct):
 VALUE_HEADS, VALUE_PHASES = range(2)
 
 
+class InputMap(Struct):
+    """The norm and the input map of a layer without attention, which is computed into `step.gate`."""
+
+    norm: Norm | None
+    linear: LinearMap
+    entry: int
+
+
+(INPUT_NORM, INPUT_ROWS, INPUT_LORA, INPUT_PHASES) = range(4)
+
+
 class CausalConv(Struct):
     """A causal convolution over each channel: see `causal_conv`."""
 
@@ -296,6 +308,45 @@ class GatedDeltaNet(Struct):
 (DELTA_SLICES, DELTA_GATES, DELTA_RULE_PHASES) = range(3)
 
 
+class ShortConv(Struct):
+    """`short_conv`: an input map of three parts, and their convolution."""
+
+    input: InputMap
+    conv: CausalConv
+
+
+SHORT_CONV_CHANNELS = INPUT_PHASES
+SHORT_CONV_PHASES = SHORT_CONV_CHANNELS + 1
+
+
+class Mamba2(Struct):
+    """`mamba2`: an input map of five parts, the convolution of three, the scan, and the gate."""
+
+    input: InputMap
+    multipliers: int  # (columns,) of the input map, or 0
+    conv: CausalConv
+    heads: int
+    head_dim: int
+    groups: int
+    state_size: int
+    a: int  # (heads,)
+    d: int  # (heads,)
+    dt_bias: int  # (heads,)
+    least_step: float
+    largest_step: float
+    states: int  # of this layer in slot 0: (heads, state_size, head_dim)
+    gate_norm: int  # (heads * head_dim,), or 0
+    eps: float
+    norm_groups: int
+    gates_last: bool
+    out_scale: float
+    is_beside_attention: bool  # then what is read goes to `step.up`, else to `step.attention_out`
+
+
+MAMBA2_COLUMNS = INPUT_PHASES
+MAMBA2_SCAN, MAMBA2_GATE, MAMBA2_PHASES = range(MAMBA2_COLUMNS + 1, MAMBA2_COLUMNS + 4)
+
+
 class Output(Struct):
     """`attention_output`: a linear map that is added to the residual stream."""
 
@@ -319,6 +370,8 @@ class DenseFfn(Struct):
     cutoff: float  # of `cut_gate`, with its activation; `dense_gate` has none then
     cut_activation: int
     entry: int  # of adapters, for gate; that for up follows
+    gate_scale: float
+    up_scale: float
     down: Output
 
 
@@ -413,6 +466,9 @@ PHASES: Mapping[str, int] = {
     "attend_int8": ATTEND_PHASES,
     "project_delta": DELTA_PROJECT_PHASES,
     "delta_rule": DELTA_RULE_PHASES,
+    "short_conv": SHORT_CONV_PHASES,
+    "mamba2": MAMBA2_PHASES,
+    "mamba2_output": OUTPUT_PHASES,
     "attention_output": OUTPUT_PHASES,
     "latent_project": LATENT_PHASES,
     "latent_queries": QUERY_PHASES,

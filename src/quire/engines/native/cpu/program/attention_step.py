@@ -16,6 +16,7 @@ from quire.engines.native.cpu.kernels.rowwise import (
     norm_row,
     norm_rows,
     rotate_heads,
+    scale_columns,
     task_range,
 )
 from quire.engines.native.cpu.kernels.simd import NO, get_int64
@@ -91,13 +92,15 @@ def _finish_keys(
 
 @kernel
 def _finish_values(step: Step, own: Projection, first: int, end: int) -> None:
-    """Norm of some heads of the values, if they have one; then they are written to the cache."""
+    """Norm and scale of some heads of the values, if they have these; then the write to the cache."""
     rows, heads, size, values = step.rows, own.kv_heads, own.value_dim, step.values
     if own.v_norm:
         for row in range(rows):
             for head in range(first, end):
                 address = values + 4 * (row * heads + head) * size
                 norm_row(own.v_norm, head, address, address, size)
+    if own.value_scale != 1:
+        scale_columns(values, 4 * heads * size, rows, first * size, end * size, own.value_scale)
     store_values(values, rows, heads, size, first, end, step.slots, step.block_size, step.kv_kind,
                  own.v_cache, step.num_blocks)  # fmt: skip
 

@@ -13,7 +13,9 @@ from quire.engines.native.cpu.kernels.block_forms import FORMS, PACKED_BY_KERNEL
 from quire.engines.native.cpu.program.arguments import PHASES, STEP_PHASES
 from quire.engines.native.models.layers.delta_net import DeltaNetSpec
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
+from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
 from quire.engines.native.models.layers.mixer import TokenMixer
+from quire.engines.native.models.layers.short_conv import ShortConvSpec
 from quire.engines.native.models.spec import DecoderSpec
 
 KERNELS = {
@@ -25,6 +27,9 @@ KERNELS = {
     "attend_int8": "program.attention_step:attend_int8",
     "project_delta": "program.delta_step:project_delta",
     "delta_rule": "program.delta_step:delta_rule",
+    "short_conv": "program.short_conv_step:short_conv",
+    "mamba2": "program.mamba2_step:mamba2",
+    "mamba2_output": "program.mamba2_step:mamba2_output",
     "attention_output": "program.attention_step:attention_output",
     "latent_project": "program.latent_step:latent_project",
     "latent_queries": "program.latent_step:latent_queries",
@@ -80,6 +85,9 @@ ATTEND = "attend"
 MIXERS: Mapping[type[TokenMixer], tuple[str, ...]] = {
     LatentAttentionSpec: ("latent_project", "latent_queries", ATTEND, "latent_values"),
     DeltaNetSpec: ("project_delta", "delta_rule"),
+    ShortConvSpec: ("short_conv",),
+    Mamba2Spec: ("mamba2",),
+    AttentionAndMamba2Spec: ("project", ATTEND, "mamba2", "mamba2_output"),
 }
 """The operations of each kind of layer that has something else in place of attention; `ATTEND` among them
 is attention over the cache. `attention_output` follows."""
@@ -112,10 +120,14 @@ def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
         names = [attend if name == ATTEND else name for name in mixing]
         if spec.altup:
             operations.append(("altup_predict", layer))
-        ffn = [*_ffn(spec, layer)]
-        if spec.parallel:  # the FFN reads the residual stream before attention is added to it
-            names.append(ffn.pop(0))
-        operations += [(name, layer) for name in (*names, "attention_output", *ffn)]
+        ffn = [] if layer in spec.no_ffn else [*_ffn(spec, layer)]
+        if layer in spec.ffn_alone:
+            names = ffn
+        elif spec.parallel:  # the FFN reads the residual stream before attention is added to it
+            names += [ffn[0], "attention_output", *ffn[1:]]
+        else:
+            names += ["attention_output", *ffn]
+        operations += [(name, layer) for name in names]
     if spec.altup:
         operations.append(("altup_end", None))
     phase = STEP_PHASES

@@ -10,7 +10,12 @@ from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap, Xielu
 from quire.engines.native.cpu.kernels.experts import choose_experts, group_rows
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SILU
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
-from quire.engines.native.cpu.kernels.rowwise import add_rows, norm_rows, task_range
+from quire.engines.native.cpu.kernels.rowwise import (
+    add_rows,
+    norm_rows,
+    scale_columns,
+    task_range,
+)
 from quire.engines.native.cpu.kernels.simd import NO
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import DenseFfn, LoraBatch, Step
@@ -51,12 +56,14 @@ from quire.engines.native.cpu.program.phases import (
 def gated_ffn(
     task: int, tasks: int, x: int, quantized: int, rows: int, gate_map: LinearMap, up_map: LinearMap,
     gate: int, up: int, activation: int = SILU, adapters: LoraBatch | None = None, entry: int = 0,
+    gate_scale: float = 1.0, up_scale: float = 1.0,
 ) -> None:  # fmt: skip
     """`gate = act(x @ gate_w.T + gate_b) * (x @ up_w.T + up_b)`; `up` is scratch of its shape.
 
     x, `quantized` and the maps as in `linear`; `activation` is one of `layout`'s. Adapters add to
     both products before the gate: `entry` is their entry for the gate, followed by that for `up`
-    (see `add_lora`). `reference.gated_ffn` is the same on arrays.
+    (see `add_lora`). Then both are multiplied by their scales. `reference.gated_ffn` is the same on
+    arrays.
     """
     columns = gate_map.columns
     first, end = task_range(task, tasks, columns, COLUMN_GRAIN)
@@ -64,6 +71,10 @@ def gated_ffn(
     linear_columns(x, quantized, rows, up_map, up, first, end, NO)
     add_lora(adapters, entry, 0, gate, columns, first, end)
     add_lora(adapters, entry + 1, 1, up, columns, first, end)
+    if gate_scale != 1:
+        scale_columns(gate, 4 * columns, rows, first, end, gate_scale)
+    if up_scale != 1:
+        scale_columns(up, 4 * columns, rows, first, end, up_scale)
     gate_columns(activation, gate, up, rows, columns, first, end)
 
 
@@ -106,7 +117,7 @@ def _make_dense(is_gated: bool) -> Any:
         while task < tasks:
             if is_gated:
                 gated_ffn(task, tasks, normed, quantized, rows, own.gate, own.up, step.gate, step.up,
-                          own.activation, adapters, own.entry)  # fmt: skip
+                          own.activation, adapters, own.entry, own.gate_scale, own.up_scale)  # fmt: skip
             else:
                 plain_ffn(task, tasks, normed, quantized, rows, own.up, step.gate, own.activation,
                           own.xielu, adapters, own.entry)  # fmt: skip

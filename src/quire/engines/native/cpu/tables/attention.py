@@ -7,6 +7,7 @@ from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, norm_or
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of
+from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.spec import DecoderSpec
 
 
@@ -34,7 +35,7 @@ def projection(weights: Weights, layer: int, memory: LayerMemory) -> Projection:
         made.angles = memory.angles_of(spec, layer)
         made.rotary_dim = rope.size(made.head_dim)
     made.is_interleaved = spec.interleaved_rope
-    made.scale = spec.attention_scale
+    made.scale, made.value_scale = spec.attention_scale, spec.value_scale
     made.query_factors = memory.query_factors if spec.scales_queries(layer) else None
     made.k_cache, made.v_cache = memory.cache_addresses(spec.kv_source(layer))
     made.entry = lora_entry(layer, "q")
@@ -49,7 +50,8 @@ def attention(weights: Weights, layer: int, memory: LayerMemory) -> Attention:
     made.window, made.is_chunked = spec.windows[layer], spec.chunked_windows
     made.cap = spec.attention_cap
     step = memory.step
-    made.out = step.up if spec.mixer(layer) else step.attention_out
+    is_latent = isinstance(spec.mixer(layer), LatentAttentionSpec)
+    made.out = step.up if is_latent else step.attention_out
     made.sinks = address_of(weights.layers[layer].get("sinks"))
     made.is_gated = spec.gated_attention and spec.mixer(layer) is None
     made.slopes = address_of(memory.slopes)

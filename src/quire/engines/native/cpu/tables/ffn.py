@@ -52,6 +52,7 @@ def dense_ffn(weights: Weights, layer: int) -> DenseFfn:
     made.entry = lora_entry(layer, first)
     if spec.activation == "xielu":
         made.xielu = _xielu(tensors)
+    made.gate_scale, made.up_scale = spec.ffn_scales
     made.down = output_of(weights, layer, "down", "post_ffn_norm")
     return made
 

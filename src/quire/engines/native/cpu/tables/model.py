@@ -32,6 +32,7 @@ from quire.engines.native.cpu.tables.latent_attention import latent_attention
 from quire.engines.native.cpu.tables.layer_inputs import layer_gate, layer_inputs
 from quire.engines.native.cpu.tables.maps import linear_map, norm_of, output_of
 from quire.engines.native.cpu.tables.memory import LayerMemory
+from quire.engines.native.cpu.tables.recurrent import mamba2, short_conv
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
 from quire.engines.native.cpu.weights.linear_map import (
     address_of,
@@ -63,6 +64,9 @@ _LAYERS: dict[str, _Fill] = {
     "project": projection,
     ATTEND: attention,
     "project_delta": delta_net,
+    "short_conv": short_conv,
+    "mamba2": mamba2,
+    "mamba2_output": lambda weights, layer, _: output_of(weights, layer, "ssm_o", ""),
     "attention_output": lambda weights, layer, _: output_of(
         weights, layer, "o", "post_attention_norm"
     ),

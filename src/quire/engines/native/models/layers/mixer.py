@@ -24,7 +24,7 @@ class TokenMixer(Protocol):
     def attends(self) -> bool:
         """Whether it has keys and values in the KV cache, of the layer's `AttentionShape`.
 
-        What attention over them gives is then in a step's `up`.
+        What latent attention over them gives is then in a step's `up`.
         """
         ...
 

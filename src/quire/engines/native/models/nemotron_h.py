@@ -1,0 +1,115 @@
+"""Nemotron-H: each layer is Mamba-2, attention without a rotary embedding, or an FFN of squared ReLU."""
+
+from __future__ import annotations
+
+from quire.engines.native.models.bamba import step_limits
+from quire.engines.native.models.layers.mamba2 import Mamba2Spec
+from quire.engines.native.models.llama import common
+from quire.engines.native.models.spec import DecoderSpec, RopeSpec, WeightNames
+from quire.weights.hub_config import HubConfig
+
+_NAMES = WeightNames(
+    embeddings="model.embeddings.weight",
+    final_norm="model.norm_f.weight",
+    attention_norm="norm",
+    q="mixer.q_proj",
+    k="mixer.k_proj",
+    v="mixer.v_proj",
+    o="mixer.o_proj",
+    ffn_norm="norm",
+    up="mixer.up_proj",
+    down="mixer.down_proj",
+    prefix_map=(("backbone.", "model."),),
+)
+_KINDS = {
+    "M": "mamba", "*": "attention", "-": "mlp", "E": "moe",
+    "linear_attention": "mamba", "full_attention": "attention",
+}  # fmt: skip
+_RUN = ("mamba", "attention", "mlp")
+_DEFAULTS = {
+    "intermediate_size": 21_504,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 4096,
+}
+_MOST_LAYERS = 10_000
+# Later names and those of the first configs.
+_OLD_NAMES = {
+    "n_groups": "mamba_n_groups",
+    "conv_kernel": "mamba_d_conv",
+    "use_conv_bias": "mamba_conv_bias",
+    "time_step_limit": "mamba_dt_limit",
+}
+_EPS, _NORM_EPS = "layer_norm_epsilon", 1e-5
+
+
+def decoder(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `nemotron_h`."""
+    config = config.with_defaults(_DEFAULTS)
+    config.require("mlp_hidden_act", ("relu2",), "relu2")
+    config.require("mamba_hidden_act", ("silu",), "silu")
+    kinds, bias = _layer_kinds(config), config.flag("attention_bias")
+    config = config.with_changes({"num_hidden_layers": len(kinds)})
+    fields = common(
+        config,
+        rope=RopeSpec(positions=config.integer("max_position_embeddings")),
+        activation="relu2",
+        norm_eps=_NORM_EPS,
+        eps_key=_EPS,
+    )
+    mamba = _mamba2(config) if "mamba" in kinds else None
+    return DecoderSpec(
+        **fields,
+        windows=(0,) * len(kinds),
+        qkv_bias=bias,
+        o_bias=bias,
+        mlp_bias=config.flag("mlp_bias"),
+        gated=False,
+        no_rope=tuple(range(len(kinds))),
+        mixers=tuple(mamba if kind == "mamba" else None for kind in kinds),
+        ffn_alone=tuple(layer for layer, kind in enumerate(kinds) if kind == "mlp"),
+        no_ffn=tuple(layer for layer, kind in enumerate(kinds) if kind != "mlp"),
+        names=_NAMES,
+    )
+
+
+def _layer_kinds(config: HubConfig) -> list[str]:
+    """What each layer is: by a list of names, or by a text with a letter for each."""
+    key = next((one for one in _PATTERNS if one in config), _PATTERNS[0])
+    given = config.get(key, ["mamba", "moe", "attention", "mlp"])
+    listed = isinstance(given, list | str) and 0 < len(given) <= _MOST_LAYERS
+    kinds = (
+        [_KINDS.get(one, one) if isinstance(one, str) else "" for one in given] if listed else []
+    )
+    if not kinds or not all(kind in _KINDS.values() for kind in kinds):
+        raise config.wrong(key, given, "a list of mamba, attention and mlp, or M, * and -")
+    for kind in kinds:
+        config.with_changes({key: kind}).require(key, _RUN, None)
+    return kinds
+
+
+_PATTERNS = ("layers_block_type", "layer_types", "hybrid_override_pattern")
+
+
+def _mamba2(config: HubConfig) -> Mamba2Spec:
+    old = {new: config.get(before) for new, before in _OLD_NAMES.items() if before in config}
+    config = config.with_changes(old)
+    heads, groups = config.integer("mamba_num_heads", 128), config.integer("n_groups", 8)
+    if heads % groups:
+        raise config.wrong("n_groups", groups, f"a divisor of the {heads} heads")
+    bias = config.flag("use_bias")
+    return Mamba2Spec(
+        heads=heads,
+        head_dim=config.integer("mamba_head_dim", 64),
+        groups=groups,
+        state_size=config.integer("ssm_state_size", 128),
+        width=config.integer("conv_kernel", 4),
+        norm_eps=config.number(_EPS, _NORM_EPS),
+        conv_bias=config.flag("use_conv_bias", True),
+        in_bias=bias,
+        out_bias=bias,
+        norm_groups=groups,
+        step_limits=step_limits(config),
+        prefix="mixer.",
+    )
