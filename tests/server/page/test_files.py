@@ -108,7 +108,7 @@ def test_the_wheel_holds_the_page_and_all_other_files(tmp_path: Path) -> None:
     root = FOLDER.parents[3]
     builder = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
     command = [sys.executable, "-c", builder, str(tmp_path)]
-    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=600)
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     assert held >= {f"quire/server/page/{name}" for name in NAMES}
