@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from quire.engines.native.cpu.kernels import attention, rowwise
 from quire.engines.native.cpu.kernels.arguments import Norm
 from quire.engines.native.cpu.kernels.layout import padded
+from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.models.rope import cosines_and_sines
 from quire.weights.safetensors import round_to_bfloat16
 from tests.engines.native.cpu import reference
@@ -25,7 +26,8 @@ def norm_of(
     stride: int = 0,
 ) -> Norm:
     norm = Norm()
-    norm.weight, norm.bias, norm.is_layer = ptr(weight), ptr(bias), is_layer
+    norm.weight, norm.bias = ptr(weight), ptr(bias)
+    norm.kernel = kernel_address("layer_norm") if is_layer else 0
     norm.stride, norm.eps = stride, 1e-5
     return norm
 

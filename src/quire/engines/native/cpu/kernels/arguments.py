@@ -32,7 +32,7 @@ class LinearMap(Struct):
 class Norm(Struct):
     """A norm of rows: see `rowwise.norm_row`."""
 
-    is_layer: bool  # by mean and variance, instead of the root of the mean square
+    kernel: int  # the address of the kernel of a layer norm; 0 for the root of the mean square
     weight: int  # (size,), or (heads, size); 0 for none, which layer norms may lack
     bias: int  # the same shape, or 0; layer norms alone have one
     stride: int  # bytes from one head's weights to the next one's; 0 if all have the same

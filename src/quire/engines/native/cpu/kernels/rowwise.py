@@ -8,9 +8,7 @@ at once. The tests compare them.
 
 from __future__ import annotations
 
-from typing import Any
-
-from quire.engines.native.cpu.compiler.language import kernel
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel, pointer_to
 from quire.engines.native.cpu.kernels import simd
 from quire.engines.native.cpu.kernels.activations import soft_cap
 from quire.engines.native.cpu.kernels.arguments import Norm
@@ -50,52 +48,7 @@ def normalise_row(x: int, weight: int, out: int, size: int, eps: float) -> None:
         simd.store_part(out + 4 * full, value, rest)
 
 
-def _make_layer_norm_row(has_weight: bool, has_bias: bool) -> Any:
-    """Layer norm of `size` floats at address `x`, which may be `out`: with weight and bias, or without."""
-
-    @kernel
-    def layer_norm_row(x: int, weight: int, bias: int, out: int, size: int, eps: float) -> None:
-        full = size // LANES * LANES
-        rest = size - full
-        total = simd.splat(0.0)
-        for k in range(0, full, LANES):
-            total = simd.add(simd.load(x + 4 * k), total)
-        if rest:
-            total = simd.add(simd.load_part(x + 4 * full, rest), total)
-        mean = simd.splat(simd.sum_lanes(total) / float(size))
-        # A second pass over the row, which is in the cache: the mean of squares minus the square of the
-        # mean would cancel where the mean is large.
-        total = simd.splat(0.0)
-        for k in range(0, full, LANES):
-            value = simd.subtract(simd.load(x + 4 * k), mean)
-            total = simd.fma(value, value, total)
-        if rest:
-            value = simd.subtract(simd.load_part(x + 4 * full, rest), mean)
-            value = simd.keep_range(value, 0, rest, 0.0)
-            total = simd.fma(value, value, total)
-        variance = simd.sum_lanes(total) / float(size)
-        scale = simd.divide(simd.splat(1.0), simd.sqrt(simd.splat(variance + eps)))
-        for k in range(0, full, LANES):
-            value = simd.multiply(simd.subtract(simd.load(x + 4 * k), mean), scale)
-            if has_weight:
-                value = simd.multiply(simd.load(weight + 4 * k), value)
-            if has_bias:
-                value = simd.add(value, simd.load(bias + 4 * k))
-            simd.store(out + 4 * k, value)
-        if rest:
-            value = simd.multiply(simd.subtract(simd.load_part(x + 4 * full, rest), mean), scale)
-            if has_weight:
-                value = simd.multiply(simd.load_part(weight + 4 * full, rest), value)
-            if has_bias:
-                value = simd.add(value, simd.load_part(bias + 4 * full, rest))
-            simd.store_part(out + 4 * full, value, rest)
-
-    return layer_norm_row
-
-
-_layer_norm_bare, _layer_norm_weighted, _layer_norm_full = (
-    _make_layer_norm_row(*parts) for parts in ((False, False), (True, False), (True, True))
-)
+_layer_norm = calling(NOTHING, pointer_to(Norm), INT, INT, INT, INT)
 
 
 @kernel
@@ -106,15 +59,12 @@ def norm_row(norm: Norm, head: int, x: int, out: int, size: int) -> None:
     `(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias`.
     """
     offset = head * norm.stride
-    weight = norm.weight + offset
-    if not norm.is_layer:
-        normalise_row(x, weight, out, size, norm.eps)
-    elif norm.bias:
-        _layer_norm_full(x, weight, norm.bias + offset, out, size, norm.eps)
-    elif norm.weight:
-        _layer_norm_weighted(x, weight, 0, out, size, norm.eps)
+    if (
+        norm.kernel
+    ):  # by address: most models do without, and need not compile it into each operation
+        _layer_norm(norm.kernel, norm, offset, x, out, size)
     else:
-        _layer_norm_bare(x, 0, 0, out, size, norm.eps)
+        normalise_row(x, norm.weight + offset, out, size, norm.eps)
 
 
 @kernel

@@ -21,6 +21,7 @@ from quire.engines.native.models.spec import DecoderSpec
 KERNELS = {
     "step": "program.step:run_step",
     "embed": "program.step:embed",
+    "layer_norm": "kernels.layer_norm:layer_norm",
     "project": "program.attention_step:project",
     "attend_float32": "program.attention_step:attend_float32",
     "attend_float16": "program.attention_step:attend_float16",

@@ -8,6 +8,7 @@ from typing import Any
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.arguments import LinearMap, Norm
 from quire.engines.native.cpu.program.arguments import Output
+from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, make_map
 from quire.engines.native.models.spec import DecoderSpec
@@ -32,7 +33,9 @@ def norm_or_none(
 def norm_of(spec: DecoderSpec, tensors: Mapping[str, Any], role: str, stride: int = 0) -> Norm:
     """A norm. `stride` is in bytes, from one head's weights to the next one's."""
     made = Norm()
-    made.is_layer, made.eps, made.stride = spec.norm_kind == "layer", spec.norm_eps, stride
+    made.eps, made.stride = spec.norm_eps, stride
+    if spec.norm_kind == "layer":
+        made.kernel = kernel_address("layer_norm")
     made.weight = address_of(tensors.get(role))
     made.bias = address_of(tensors.get(f"{role}_bias"))
     return made

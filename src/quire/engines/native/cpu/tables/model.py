@@ -119,7 +119,8 @@ def kernels_of(weights: Weights, kv_kind: int) -> set[str]:
     operations = {one.kernel for one in decoder_program(weights.spec, kv_kind)}
     table = weights.tensors["embeddings"]
     reader = set() if isinstance(table, np.ndarray) else {table.reader}
-    return {"step", *operations, *reader}.union(*map(kernels_for, matrices))
+    norms = {"layer_norm"} if weights.spec.norm_kind == "layer" else set[str]()
+    return {"step", *operations, *reader, *norms}.union(*map(kernels_for, matrices))
 
 
 # ---- the model
