@@ -28,18 +28,18 @@ PYTHON = "Python: scheduler, batch, sampler, deltas"
 NORMS = "norms, activations rounded"
 PARTS: dict[str, dict[int, str]] = {
     "project": {
-        arguments.PROJECT_NORM: NORMS,
-        arguments.PROJECT_ROWS: NORMS,
+        arguments.INPUT_NORM: NORMS,
+        arguments.INPUT_ROWS: NORMS,
         arguments.PROJECT_HEADS: "queries, keys, values",
     },
     **{f"attend_{kind}": {arguments.ATTEND_PHASE: "attention"} for kind in KV_KINDS},
-    "attention_output": {arguments.OUTPUT_ROWS: NORMS, arguments.OUTPUT_COLUMNS: "output"},
+    "attention_output": {arguments.MAP_ROWS: NORMS, arguments.MAP_COLUMNS: "output"},
     "dense_gate": {
-        arguments.GATE_NORM: NORMS,
-        arguments.GATE_ROWS: NORMS,
+        arguments.INPUT_NORM: NORMS,
+        arguments.INPUT_ROWS: NORMS,
         arguments.GATE_COLUMNS: "gate and up",
     },
-    "dense_down": {arguments.OUTPUT_ROWS: NORMS, arguments.OUTPUT_COLUMNS: "down"},
+    "dense_down": {arguments.MAP_ROWS: NORMS, arguments.MAP_COLUMNS: "down"},
     "logits": {
         arguments.LAST_NORM: NORMS,
         arguments.HEAD_ROWS: NORMS,

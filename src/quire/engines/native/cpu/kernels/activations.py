@@ -128,6 +128,15 @@ def sigmoid(builder: ir.IRBuilder, value: Any) -> Any:
 
 
 @kernel
+def multiply_by_silu(x: int, gate: int, size: int) -> None:
+    """`x *= silu(gate)` for `size` floats."""
+    for k in range(0, size, simd.LANES):
+        count = min(simd.LANES, size - k)
+        value = silu(simd.load_part(gate + 4 * k, count), simd.load_part(x + 4 * k, count))
+        simd.store_part(x + 4 * k, value, count)
+
+
+@kernel
 def multiply_by_sigmoid(x: int, gate: int, size: int) -> None:
     """`x *= sigmoid(gate)` for `size` floats."""
     for k in range(0, size, simd.LANES):

@@ -10,6 +10,7 @@ from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import simd
 from quire.engines.native.cpu.kernels.activations import silu
 from quire.engines.native.cpu.kernels.layout import LANES
+from quire.engines.native.cpu.kernels.rowwise import clear_columns, copy_columns
 
 
 @kernel
@@ -29,7 +30,7 @@ def causal_conv(
     """
     state = states + slot * state_stride
     if is_new:
-        clear_channels(state, width - 1, channels, first, end)
+        clear_columns(state, width - 1, channels, first, end)
     for row in range(rows):
         source, target = x + row * x_stride, out + row * out_stride
         for channel in range(first, end, LANES):
@@ -38,7 +39,7 @@ def causal_conv(
                       bias + offset if bias else 0, is_silu, state + offset, target + offset)  # fmt: skip
         saved = simd.get_int32(saves, row) if saves else -1
         if saved >= 0:
-            copy_channels(state, states + saved * state_stride, width - 1, channels, first, end)
+            copy_columns(state, states + saved * state_stride, width - 1, channels, first, end)
 
 
 @kernel
@@ -62,21 +63,3 @@ def _convolve(
     if is_silu:
         total = silu(total, simd.splat(1.0))
     simd.store_part(out, total, count)
-
-
-@kernel
-def clear_channels(state: int, rows: int, channels: int, first: int, end: int) -> None:
-    """Zeros in the channels `first` to `end - 1` of (rows, channels)."""
-    zero = simd.splat(0.0)
-    for row in range(rows):
-        for channel in range(first, end, LANES):
-            simd.store_part(state + 4 * (row * channels + channel), zero, min(LANES, end - channel))
-
-
-@kernel
-def copy_channels(source: int, target: int, rows: int, channels: int, first: int, end: int) -> None:
-    """Copy the channels `first` to `end - 1` of (rows, channels)."""
-    for row in range(rows):
-        for channel in range(first, end, LANES):
-            offset, count = 4 * (row * channels + channel), min(LANES, end - channel)
-            simd.store_part(target + offset, simd.load_part(source + offset, count), count)

@@ -19,7 +19,7 @@ from llvmlite import ir
 
 from quire.engines.native.cpu.compiler.language import FLOAT, INT, NOTHING, kernel, primitive
 from quire.engines.native.cpu.kernels import layout, simd
-from quire.engines.native.cpu.kernels.activations import sigmoid, silu, softplus
+from quire.engines.native.cpu.kernels.activations import multiply_by_silu, sigmoid, softplus
 from quire.engines.native.cpu.kernels.arguments import DeltaNet
 from quire.engines.native.cpu.kernels.builders import (
     FLOAT32,
@@ -249,7 +249,4 @@ def gated_norms(task: int, tasks: int, own: DeltaNet, x: int, gate: int, rows: i
         place = unit // heads * heads + place_of(own, unit % heads)
         head, by = x + 4 * place * size, gate + 4 * unit * size
         normalise_row(head, own.norm, head, size, own.norm_eps)
-        for k in range(0, size, LANES):
-            count = min(LANES, size - k)
-            value = silu(simd.load_part(by + 4 * k, count), simd.load_part(head + 4 * k, count))
-            simd.store_part(head + 4 * k, value, count)
+        multiply_by_silu(head, by, size)

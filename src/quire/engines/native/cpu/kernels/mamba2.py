@@ -19,11 +19,15 @@ from llvmlite import ir
 
 from quire.engines.native.cpu.compiler.language import FLOAT, INT, NOTHING, kernel, primitive
 from quire.engines.native.cpu.kernels import builders, simd
-from quire.engines.native.cpu.kernels.activations import silu, soft_cap, softplus
+from quire.engines.native.cpu.kernels.activations import multiply_by_silu, soft_cap, softplus
 from quire.engines.native.cpu.kernels.builders import FLOAT32, INT64, VECTOR
-from quire.engines.native.cpu.kernels.causal_conv import clear_channels, copy_channels
 from quire.engines.native.cpu.kernels.layout import LANES
-from quire.engines.native.cpu.kernels.rowwise import normalise_row, task_range
+from quire.engines.native.cpu.kernels.rowwise import (
+    clear_columns,
+    copy_columns,
+    normalise_row,
+    task_range,
+)
 from quire.engines.native.cpu.kernels.tiles import build_loop
 
 
@@ -122,7 +126,7 @@ def selective_scan(
     """
     state = states + slot * state_stride
     if is_new:
-        clear_channels(state, size, head_dim, 0, head_dim)
+        clear_columns(state, size, head_dim, 0, head_dim)
     for row in range(rows):
         at = row * stride
         raw = simd.get_float32(dt + at, 0) + dt_bias
@@ -132,7 +136,7 @@ def selective_scan(
                   d)  # fmt: skip
         saved = simd.get_int32(saves, row) if saves else -1
         if saved >= 0:
-            copy_channels(state, states + saved * state_stride, size, head_dim, 0, head_dim)
+            copy_columns(state, states + saved * state_stride, size, head_dim, 0, head_dim)
 
 
 @kernel
@@ -151,21 +155,12 @@ def gated_norm(
     for row in range(first, end):
         target, source = x + 4 * row * size, gate + row * gate_stride
         if not gates_last:
-            _gate_row(target, source, size)
+            multiply_by_silu(target, source, size)
         if weight:
             for group in range(groups):
                 at = 4 * group * part
                 normalise_row(target + at, weight + at, target + at, part, eps)
         if gates_last:
-            _gate_row(target, source, size)
+            multiply_by_silu(target, source, size)
         if scale != 1:
             soft_cap(target, size, scale, 0.0)
-
-
-@kernel
-def _gate_row(x: int, gate: int, size: int) -> None:
-    """`x *= silu(gate)` for `size` floats."""
-    for k in range(0, size, LANES):
-        count = min(LANES, size - k)
-        value = silu(simd.load_part(gate + 4 * k, count), simd.load_part(x + 4 * k, count))
-        simd.store_part(x + 4 * k, value, count)

@@ -169,6 +169,23 @@ def add_rows(task: int, tasks: int, x: int, rows: int, size: int, scale: float, 
 
 
 @kernel
+def clear_columns(x: int, rows: int, columns: int, first: int, end: int) -> None:
+    """Make the columns `first` to `end - 1` of (rows, columns) 0."""
+    zero = simd.splat(0.0)
+    for row in range(rows):
+        for k in range(first, end, LANES):
+            simd.store_part(x + 4 * (row * columns + k), zero, min(LANES, end - k))
+
+
+@kernel
+def copy_columns(source: int, target: int, rows: int, columns: int, first: int, end: int) -> None:
+    """Copy the columns `first` to `end - 1` of (rows, columns)."""
+    for row in range(rows):
+        offset = 4 * (row * columns + first)
+        copy_row(source + offset, target + offset, end - first)
+
+
+@kernel
 def multiply_columns(
     x: int, x_stride: int, y: int, y_stride: int, rows: int, first: int, end: int, out: int,
     out_stride: int,

@@ -6,6 +6,8 @@ other, as the layer predicts them.
 
 from __future__ import annotations
 
+from typing import Any
+
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import simd
 from quire.engines.native.cpu.kernels.activations import gate_columns, soft_cap
@@ -14,6 +16,7 @@ from quire.engines.native.cpu.kernels.linear import linear_columns
 from quire.engines.native.cpu.kernels.rowwise import (
     add_rows,
     copy_row,
+    multiply_columns,
     norm_row,
     norm_rows,
     scale_rows,
@@ -30,14 +33,12 @@ from quire.engines.native.cpu.program.arguments import (
     Step,
 )
 from quire.engines.native.cpu.program.linear_phases import (
-    norm_phase,
+    input_phases,
+    map_columns,
     normed_rows,
-    output_columns,
-    phase_input,
-    quantize_phase,
     quantized_rows,
 )
-from quire.engines.native.cpu.program.lora import add_lora, layer_products
+from quire.engines.native.cpu.program.lora import add_lora
 from quire.engines.native.cpu.program.phases import (
     counters_of,
     next_task,
@@ -182,19 +183,6 @@ def _predict_row(step: Step, own: AltUp, row: int, scratch: int) -> None:
 
 
 @kernel
-def altup_predict(thread: int, step: Step, own: AltUp, phase: int) -> None:
-    """Predict all streams. The residual stream = the active one."""
-    counters, tasks = counters_of(step, phase), num_tasks(step, step.rows)
-    task = take_task(counters)
-    while task < tasks:
-        first, end = task_range(task, tasks, step.rows, 1)
-        for row in range(first, end):
-            _predict_row(step, own, row, scratch_of(thread, step))
-        task = next_task(counters)
-    wait_for_phase(step, phase, tasks)
-
-
-@kernel
 def _correct_row(step: Step, own: AltUp, row: int, scratch: int) -> None:
     """Add to each stream its share of what the layer has made other than was predicted."""
     count, hidden, x = own.streams, step.hidden, step.residual + 4 * row * step.hidden
@@ -209,32 +197,37 @@ def _correct_row(step: Step, own: AltUp, row: int, scratch: int) -> None:
         _add_scaled(news, weight, _stream(step, stream, row), hidden)
     copy_row(active, x, hidden)
     if own.output_scale:
-        for k in range(0, hidden, LANES):
-            size = min(LANES, hidden - k)
-            value = simd.multiply(
-                simd.load_part(x + 4 * k, size), simd.load_part(own.output_scale + 4 * k, size)
-            )
-            simd.store_part(x + 4 * k, value, size)
+        multiply_columns(x, 0, own.output_scale, 0, 1, 0, hidden, x, 0)
 
 
-@kernel
-def altup_correct(thread: int, step: Step, own: AltUp, phase: int) -> None:
-    """Correct all streams. The residual stream = the active one, scaled for `layer_gate`."""
-    counters, tasks = counters_of(step, phase), num_tasks(step, step.rows)
-    task = take_task(counters)
-    while task < tasks:
-        first, end = task_range(task, tasks, step.rows, 1)
-        for row in range(first, end):
-            _correct_row(step, own, row, scratch_of(thread, step))
-        task = next_task(counters)
-    wait_for_phase(step, phase, tasks)
+def _make_altup(of_row: Any) -> Any:
+    """The operation of `of_row(step, own, row, scratch)` for all rows."""
+
+    @kernel
+    def altup(thread: int, step: Step, own: AltUp, phase: int) -> None:
+        counters, tasks = counters_of(step, phase), num_tasks(step, step.rows)
+        task = take_task(counters)
+        while task < tasks:
+            first, end = task_range(task, tasks, step.rows, 1)
+            for row in range(first, end):
+                of_row(step, own, row, scratch_of(thread, step))
+            task = next_task(counters)
+        wait_for_phase(step, phase, tasks)
+
+    return altup
+
+
+altup_predict = _make_altup(_predict_row)
+"""Predict all streams. The residual stream = the active one."""
+altup_correct = _make_altup(_correct_row)
+"""Correct all streams. The residual stream = the active one, scaled for `layer_gate`."""
 
 
 @kernel
 def altup_out(thread: int, step: Step, own: LayerGate, first_phase: int) -> None:
     """The map of the layer's inputs, added to all streams but the first."""
     rows, hidden, x = step.rows, step.hidden, step.normed
-    output_columns(thread, step, own.out, step.gate, x, NO, first_phase)
+    map_columns(thread, step, own.out.linear, own.out.entry, step.gate, x, NO, first_phase)
     phase = first_phase + arguments.OUTPUT_SUM
     counters, tasks = counters_of(step, phase), num_tasks(step, rows)
     task = take_task(counters)
@@ -253,13 +246,8 @@ def altup_out(thread: int, step: Step, own: LayerGate, first_phase: int) -> None
 def laurel(thread: int, step: Step, own: Laurel, first_phase: int) -> None:
     """Add to the residual stream the norm of what attention has read, and the map of it; then scale the sum."""
     rows, hidden, x, beside = step.rows, step.hidden, _stream(step, own.active, 0), step.beside
-    norm_phase(step, x, rows, own.norm, first_phase + arguments.LAUREL_NORM)
-    quantize_phase(step, own.left, phase_input(step, x, own.norm), rows,
-                   first_phase + arguments.LAUREL_ROWS)  # fmt: skip
-    normed, rank = 0, own.left.columns
-    if step.adapters:
-        normed = normed_rows(thread, step, x, rows, own.norm)
-        layer_products(step, own.entry, 1, normed, first_phase + arguments.LAUREL_LORA)
+    normed = input_phases(thread, step, x, own.norm, own.left, own.entry, 1, first_phase)
+    rank = own.left.columns
     phase = first_phase + arguments.LAUREL_COLUMNS
     counters, tasks = counters_of(step, phase), num_tasks(step, rank // COLUMN_GRAIN + 1)
     task = take_task(counters)
@@ -273,7 +261,7 @@ def laurel(thread: int, step: Step, own: Laurel, first_phase: int) -> None:
         task = next_task(counters)
     wait_for_phase(step, phase, tasks)
     phase = first_phase + arguments.LAUREL_RIGHT
-    output_columns(thread, step, own.right, step.gate, beside, NO, phase)
+    map_columns(thread, step, own.right.linear, own.right.entry, step.gate, beside, NO, phase)
     phase += arguments.OUTPUT_SUM
     counters, tasks = counters_of(step, phase), num_tasks(step, rows)
     task = take_task(counters)

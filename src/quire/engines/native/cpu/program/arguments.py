@@ -179,6 +179,12 @@ class QueryFactors(Struct):
     factors: int  # (positions,)
 
 
+(INPUT_NORM, INPUT_ROWS, INPUT_LORA, INPUT_PHASES) = range(4)
+"""The first phases of an operation that norms the residual stream: see `linear_phases.input_phases`."""
+(MAP_LORA, MAP_ROWS, MAP_COLUMNS, MAP_PHASES) = range(4)
+"""Those of a linear map by itself: see `linear_phases.map_columns`."""
+
+
 class Projection(Struct):
     """`project`: norm, queries, keys and values, rotary embedding, and the write to the cache."""
 
@@ -209,7 +215,7 @@ class Projection(Struct):
     entry: int  # of adapters, for q; k, v and z follow
 
 
-(PROJECT_NORM, PROJECT_ROWS, PROJECT_LORA, PROJECT_HEADS, PROJECT_WIDTHS, PROJECT_PHASES) = range(6)
+(PROJECT_HEADS, PROJECT_WIDTHS, PROJECT_PHASES) = range(INPUT_PHASES, INPUT_PHASES + 3)
 
 
 class Attention(Struct):
@@ -260,8 +266,8 @@ class LatentAttention(Struct):
     q_b_entry: int
 
 
-(LATENT_NORM, LATENT_ROWS, LATENT_LORA, LATENT_MAPS, LATENT_STORE, LATENT_PHASES) = range(6)
-(QUERY_ROWS, QUERY_LORA, QUERY_COLUMNS, QUERY_HEADS, QUERY_PHASES) = range(5)
+(LATENT_MAPS, LATENT_STORE, LATENT_PHASES) = range(INPUT_PHASES, INPUT_PHASES + 3)
+QUERY_HEADS, QUERY_PHASES = range(MAP_PHASES, MAP_PHASES + 2)
 VALUE_HEADS, VALUE_PHASES = range(2)
 
 
@@ -271,9 +277,6 @@ class InputMap(Struct):
     norm: Norm | None
     linear: LinearMap
     entry: int
-
-
-(INPUT_NORM, INPUT_ROWS, INPUT_LORA, INPUT_PHASES) = range(4)
 
 
 class CausalConv(Struct):
@@ -304,7 +307,7 @@ class GatedDeltaNet(Struct):
     net: DeltaNet
 
 
-(DELTA_NORM, DELTA_ROWS, DELTA_LORA, DELTA_HEADS, DELTA_PROJECT_PHASES) = range(5)
+DELTA_HEADS, DELTA_PROJECT_PHASES = range(INPUT_PHASES, INPUT_PHASES + 2)
 (DELTA_SLICES, DELTA_GATES, DELTA_RULE_PHASES) = range(3)
 
 
@@ -315,8 +318,7 @@ class ShortConv(Struct):
     conv: CausalConv
 
 
-SHORT_CONV_CHANNELS = INPUT_PHASES
-SHORT_CONV_PHASES = SHORT_CONV_CHANNELS + 1
+SHORT_CONV_CHANNELS, SHORT_CONV_PHASES = range(INPUT_PHASES, INPUT_PHASES + 2)
 
 
 class Mamba2(Struct):
@@ -356,7 +358,7 @@ class Output(Struct):
     entry: int
 
 
-(OUTPUT_LORA, OUTPUT_ROWS, OUTPUT_COLUMNS, OUTPUT_SUM, OUTPUT_PHASES) = range(5)
+OUTPUT_SUM, OUTPUT_PHASES = range(MAP_PHASES, MAP_PHASES + 2)
 
 
 class DenseFfn(Struct):
@@ -375,7 +377,7 @@ class DenseFfn(Struct):
     down: Output
 
 
-(GATE_NORM, GATE_ROWS, GATE_LORA, GATE_COLUMNS, GATE_PHASES) = range(5)
+GATE_COLUMNS, GATE_PHASES = range(INPUT_PHASES, INPUT_PHASES + 2)
 (ROUTE_NORM, ROUTE_ROWS, ROUTE_SCORES, ROUTE_CHOICE, ROUTE_GROUPS, ROUTE_PHASES) = range(6)
 (EXPERTS_GATE, EXPERTS_DOWN, EXPERTS_SUM, EXPERTS_PHASES) = range(4)
 
@@ -444,7 +446,7 @@ class Laurel(Struct):
 
 
 (ALTUP_MAPS, ALTUP_ROWS, ALTUP_END_PHASES) = range(3)
-(LAUREL_NORM, LAUREL_ROWS, LAUREL_LORA, LAUREL_COLUMNS, LAUREL_RIGHT) = range(5)
+LAUREL_COLUMNS, LAUREL_RIGHT = range(INPUT_PHASES, INPUT_PHASES + 2)
 
 
 class Head(Struct):

@@ -24,13 +24,11 @@ from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import Attention, Output, Projection, Step
 from quire.engines.native.cpu.program.linear_phases import (
     add_to_residual,
-    norm_phase,
+    input_phases,
     normed_rows,
-    phase_input,
-    quantize_phase,
     quantized_rows,
 )
-from quire.engines.native.cpu.program.lora import add_lora, layer_products
+from quire.engines.native.cpu.program.lora import add_lora
 from quire.engines.native.cpu.program.phases import (
     counters_of,
     next_task,
@@ -187,9 +185,7 @@ def _norm_widths(step: Step, own: Projection, phase: int) -> None:
 @kernel
 def project(thread: int, step: Step, own: Projection, first_phase: int) -> None:
     """Norm, queries, keys, values and gates, rotary embedding, and the write to the cache."""
-    x, rows = step.residual, step.rows
-    norm_phase(step, x, rows, own.norm, first_phase + arguments.PROJECT_NORM)
-    quantized_map = own.q
+    x, rows, quantized_map = step.residual, step.rows, own.q
     if own.k:
         quantized_map = quantized_map_of(quantized_map, own.k)
     if own.v:
@@ -198,14 +194,7 @@ def project(thread: int, step: Step, own: Projection, first_phase: int) -> None:
     if own.z:
         quantized_map = quantized_map_of(quantized_map, own.z)
         maps = _Z + 1
-    quantize_phase(step, quantized_map, phase_input(step, x, own.norm), rows,
-                   first_phase + arguments.PROJECT_ROWS)  # fmt: skip
-    # Adapters read the norm in a phase before the first task. Without them, a thread that finds no
-    # task left does not compute it in vain.
-    normed = 0
-    if step.adapters:
-        normed = normed_rows(thread, step, x, rows, own.norm)
-        layer_products(step, own.entry, maps, normed, first_phase + arguments.PROJECT_LORA)
+    normed = input_phases(thread, step, x, own.norm, quantized_map, own.entry, maps, first_phase)
     phase = first_phase + arguments.PROJECT_HEADS
     # Whole heads are the units: a task that had part of one could neither norm nor rotate it.
     units = own.units

@@ -19,13 +19,11 @@ from quire.engines.native.cpu.kernels.simd import NO, get_int32
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import CausalConv, GatedDeltaNet, Step
 from quire.engines.native.cpu.program.linear_phases import (
-    norm_phase,
+    input_phases,
     normed_rows,
-    phase_input,
-    quantize_phase,
     quantized_rows,
 )
-from quire.engines.native.cpu.program.lora import add_lora, layer_products
+from quire.engines.native.cpu.program.lora import add_lora
 from quire.engines.native.cpu.program.mixer_phases import begins, convolve, saves_of, sequence_rows
 from quire.engines.native.cpu.program.phases import (
     counters_of,
@@ -127,18 +125,12 @@ def _project_task(
 def project_delta(thread: int, step: Step, own: GatedDeltaNet, first_phase: int) -> None:
     """Norm, queries, keys and values with their convolutions, gates, rates and decays."""
     x, rows = step.residual, step.rows
-    norm_phase(step, x, rows, own.norm, first_phase + arguments.DELTA_NORM)
     quantized_map = quantized_map_of(own.q, quantized_map_of(own.k, own.v))
     quantized_map = quantized_map_of(
         quantized_map, quantized_map_of(own.z, quantized_map_of(own.rate, own.decay))
     )
-    quantize_phase(step, quantized_map, phase_input(step, x, own.norm), rows,
-                   first_phase + arguments.DELTA_ROWS)  # fmt: skip
-    # As in `project`: who finds no task left does not norm the rows in vain.
-    normed = 0
-    if step.adapters:
-        normed = normed_rows(thread, step, x, rows, own.norm)
-        layer_products(step, own.entry, _MAPS_OF_X, normed, first_phase + arguments.DELTA_LORA)
+    normed = input_phases(thread, step, x, own.norm, quantized_map, own.entry, _MAPS_OF_X,
+                          first_phase)  # fmt: skip
     phase = first_phase + arguments.DELTA_HEADS
     units = 2 * own.net.key_heads + 2 * own.net.value_heads + 2
     counters, tasks = counters_of(step, phase), num_tasks(step, units)

@@ -21,7 +21,7 @@ from quire.engines.native.cpu.kernels.linear import (
     quantize_for,
     quantized_map_of,
 )
-from quire.engines.native.cpu.kernels.rowwise import task_range
+from quire.engines.native.cpu.kernels.rowwise import copy_row, task_range
 from quire.engines.native.cpu.kernels.simd import NO, get_float32, get_int32, get_int64
 from quire.engines.native.cpu.program.arguments import LoraBatch
 from quire.engines.native.cpu.program.lora import add_expert_lora
@@ -80,11 +80,7 @@ def _gather(x: int, size: int, rows_of: int, count: int, out: int) -> int:
     if get_int32(rows_of, count - 1) - first == count - 1:
         return x + 4 * first * size
     for i in range(count):
-        source = x + 4 * get_int32(rows_of, i) * size
-        target = out + 4 * i * size
-        for k in range(0, size, LANES):
-            part = min(LANES, size - k)
-            simd.store_part(target + 4 * k, simd.load_part(source + 4 * k, part), part)
+        copy_row(x + 4 * get_int32(rows_of, i) * size, out + 4 * i * size, size)
     return out
 
 
@@ -172,16 +168,6 @@ def experts_gate(
             gate_columns(experts.activation, gate + offset, up + offset, count, columns, first, end)
             row += count
         expert += groups
-
-
-@kernel
-def clear_columns(task: int, tasks: int, out: int, rows: int, columns: int) -> None:
-    """Make a task's columns of out (rows, columns) 0: those that `experts_down` adds to."""
-    first, end = task_range(task, tasks, columns, COLUMN_GRAIN)
-    zero = simd.splat(0.0)
-    for row in range(rows):
-        for k in range(first, end, LANES):
-            simd.store_part(out + 4 * (row * columns + k), zero, min(LANES, end - k))
 
 
 @kernel

@@ -12,6 +12,7 @@ from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SILU
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
 from quire.engines.native.cpu.kernels.rowwise import (
     add_rows,
+    clear_columns,
     norm_rows,
     scale_columns,
     task_range,
@@ -20,7 +21,6 @@ from quire.engines.native.cpu.kernels.simd import NO
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import DenseFfn, LoraBatch, Step
 from quire.engines.native.cpu.program.expert_ffns import (
-    clear_columns,
     experts_down,
     experts_gate,
     router_scores,
@@ -29,16 +29,17 @@ from quire.engines.native.cpu.program.linear_phases import (
     add_normed,
     add_normed_rows,
     add_to_residual,
+    input_phases,
     is_added_apart,
+    map_columns,
     norm_phase,
     normed_rows,
-    output_columns,
     phase_input,
     prepared_in_phase,
     quantize_phase,
     quantized_rows,
 )
-from quire.engines.native.cpu.program.lora import add_lora, layer_products
+from quire.engines.native.cpu.program.lora import add_lora
 from quire.engines.native.cpu.program.phases import (
     counters_of,
     finish_task,
@@ -99,14 +100,10 @@ def _make_dense(is_gated: bool) -> Any:
     def dense(thread: int, step: Step, own: DenseFfn, first_phase: int) -> None:
         """`step.gate` = the norm of the residual stream, and the first half of the FFN."""
         x, rows, adapters = step.residual, step.rows, step.adapters
-        norm_phase(step, x, rows, own.norm, first_phase + arguments.GATE_NORM)
         quantized_map = quantized_map_of(own.gate, own.up)
-        quantize_phase(step, quantized_map, phase_input(step, x, own.norm), rows,
-                       first_phase + arguments.GATE_ROWS)  # fmt: skip
-        normed = 0
-        if adapters:
-            normed = normed_rows(thread, step, x, rows, own.norm)
-            layer_products(step, own.entry, maps, normed, first_phase + arguments.GATE_LORA)
+        normed = input_phases(
+            thread, step, x, own.norm, quantized_map, own.entry, maps, first_phase
+        )
         phase = first_phase + arguments.GATE_COLUMNS
         counters = counters_of(step, phase)
         tasks = num_tasks(step, own.gate.columns // COLUMN_GRAIN + 1)
@@ -139,7 +136,8 @@ def dense_down(thread: int, step: Step, own: DenseFfn, phase: int) -> None:
 @kernel
 def dense_beside(thread: int, step: Step, own: DenseFfn, phase: int) -> None:
     """The second half of a dense FFN beside experts: `add_experts` adds both."""
-    output_columns(thread, step, own.down, step.gate, step.beside, NO, phase)
+    down = own.down
+    map_columns(thread, step, down.linear, down.entry, step.gate, step.beside, NO, phase)
 
 
 # ---- sparse
@@ -224,7 +222,8 @@ def add_experts(thread: int, step: Step, experts: Experts, phase: int) -> None:
     task = take_task(counters)
     while task < tasks:
         if apart:
-            clear_columns(task, tasks, out, step.rows, hidden)
+            first, end = task_range(task, tasks, hidden, COLUMN_GRAIN)
+            clear_columns(out, step.rows, hidden, first, end)
         experts_down(task, tasks, thread, experts, hidden, step.gate, out, scratch, quantized,
                      step.adapters)  # fmt: skip
         task = next_task(counters)

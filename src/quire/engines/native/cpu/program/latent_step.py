@@ -5,8 +5,9 @@ See `LatentAttentionSpec`. A key in the cache is the rotated part that all heads
 
 from __future__ import annotations
 
+from typing import Any
+
 from quire.engines.native.cpu.compiler.language import kernel
-from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.attention import store_keys, store_values
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SCRATCH_ROWS
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
@@ -20,13 +21,12 @@ from quire.engines.native.cpu.kernels.simd import NO
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import LatentAttention, Step
 from quire.engines.native.cpu.program.linear_phases import (
-    norm_phase,
+    input_phases,
+    map_columns,
     normed_rows,
-    phase_input,
-    quantize_phase,
     quantized_rows,
 )
-from quire.engines.native.cpu.program.lora import add_lora, layer_products
+from quire.engines.native.cpu.program.lora import add_lora
 from quire.engines.native.cpu.program.phases import (
     counters_of,
     next_task,
@@ -88,14 +88,8 @@ def _store(step: Step, own: LatentAttention, row: int) -> None:
 def latent_project(thread: int, step: Step, own: LatentAttention, first_phase: int) -> None:
     """Norm, the small vectors that queries, keys and values are made of, and the write to the cache."""
     x, rows = step.residual, step.rows
-    norm_phase(step, x, rows, own.norm, first_phase + arguments.LATENT_NORM)
     quantized_map = quantized_map_of(own.q_a, own.kv_a)
-    quantize_phase(step, quantized_map, phase_input(step, x, own.norm), rows,
-                   first_phase + arguments.LATENT_ROWS)  # fmt: skip
-    normed = 0
-    if step.adapters:
-        normed = normed_rows(thread, step, x, rows, own.norm)
-        layer_products(step, own.entry, 2, normed, first_phase + arguments.LATENT_LORA)
+    normed = input_phases(thread, step, x, own.norm, quantized_map, own.entry, 2, first_phase)
     phase = first_phase + arguments.LATENT_MAPS
     before = (own.q_a.columns + COLUMN_GRAIN - 1) // COLUMN_GRAIN * COLUMN_GRAIN
     columns = before + own.kv_a.columns
@@ -120,27 +114,29 @@ def latent_project(thread: int, step: Step, own: LatentAttention, first_phase: i
     wait_for_phase(step, phase, tasks)
 
 
+# ---- heads
+
+
+def _make_heads(of_head: Any) -> Any:
+    """The phase of `of_head(step, own, head, row, rows, scratch)` for all heads, in pieces of few rows."""
+
+    @kernel
+    def heads(thread: int, step: Step, own: LatentAttention, phase: int) -> None:
+        scratch = scratch_of(thread, step)
+        pieces = (step.rows + SCRATCH_ROWS - 1) // SCRATCH_ROWS
+        counters, tasks = counters_of(step, phase), own.heads * pieces
+        task = take_task(counters)
+        while task < tasks:
+            row = task // own.heads * SCRATCH_ROWS
+            rows = min(SCRATCH_ROWS, step.rows - row)
+            of_head(step, own, task % own.heads, row, rows, scratch)
+            task = next_task(counters)
+        wait_for_phase(step, phase, tasks)
+
+    return heads
+
+
 # ---- queries
-
-
-@kernel
-def _make_queries(
-    thread: int, step: Step, own: LatentAttention, q_b: LinearMap, first_phase: int
-) -> None:
-    """`step.up` = the queries as they are projected, from their small vectors."""
-    x, rows = step.gate, step.rows
-    quantize_phase(step, q_b, x, rows, first_phase + arguments.QUERY_ROWS)
-    layer_products(step, own.q_b_entry, 1, x, first_phase + arguments.QUERY_LORA)
-    phase, columns = first_phase + arguments.QUERY_COLUMNS, q_b.columns
-    counters, tasks = counters_of(step, phase), num_tasks(step, columns // COLUMN_GRAIN + 1)
-    task = take_task(counters)
-    quantized = quantized_rows(thread, step, q_b, x, rows) if task < tasks else 0
-    while task < tasks:
-        first, end = task_range(task, tasks, columns, COLUMN_GRAIN)
-        linear_columns(x, quantized, rows, q_b, step.up, first, end, NO)
-        add_lora(step.adapters, own.q_b_entry, 0, step.up, columns, first, end)
-        task = next_task(counters)
-    wait_for_phase(step, phase, tasks)
 
 
 @kernel
@@ -163,22 +159,16 @@ def _query_of_head(
             rows, own.heads, head, head + 1, own.scale)  # fmt: skip
 
 
+_queries_of_heads = _make_heads(_query_of_head)
+
+
 @kernel
 def latent_queries(thread: int, step: Step, own: LatentAttention, first_phase: int) -> None:
     """`step.queries` = queries (rows, heads, rope_dim + kv_rank) of the keys in the cache."""
     q_b = own.q_b
-    if q_b:
-        _make_queries(thread, step, own, q_b, first_phase)
-    scratch, phase = scratch_of(thread, step), first_phase + arguments.QUERY_HEADS
-    pieces = (step.rows + SCRATCH_ROWS - 1) // SCRATCH_ROWS
-    counters, tasks = counters_of(step, phase), own.heads * pieces
-    task = take_task(counters)
-    while task < tasks:
-        row = task // own.heads * SCRATCH_ROWS
-        rows = min(SCRATCH_ROWS, step.rows - row)
-        _query_of_head(step, own, task % own.heads, row, rows, scratch)
-        task = next_task(counters)
-    wait_for_phase(step, phase, tasks)
+    if q_b:  # else `latent_project` has made them as they are projected
+        map_columns(thread, step, q_b, own.q_b_entry, step.gate, step.up, NO, first_phase)
+    _queries_of_heads(thread, step, own, first_phase + arguments.QUERY_HEADS)
 
 
 # ---- values
@@ -200,16 +190,10 @@ def _value_of_head(
         copy_row(made + 4 * i * size, target, size)
 
 
+_values_of_heads = _make_heads(_value_of_head)
+
+
 @kernel
 def latent_values(thread: int, step: Step, own: LatentAttention, phase: int) -> None:
     """`step.attention_out` = values (rows, heads, value_dim) of what attention gives of the latents."""
-    scratch = scratch_of(thread, step)
-    pieces = (step.rows + SCRATCH_ROWS - 1) // SCRATCH_ROWS
-    counters, tasks = counters_of(step, phase), own.heads * pieces
-    task = take_task(counters)
-    while task < tasks:
-        row = task // own.heads * SCRATCH_ROWS
-        rows = min(SCRATCH_ROWS, step.rows - row)
-        _value_of_head(step, own, task % own.heads, row, rows, scratch)
-        task = next_task(counters)
-    wait_for_phase(step, phase, tasks)
+    _values_of_heads(thread, step, own, phase)

@@ -102,6 +102,50 @@ def quantized_rows(thread: int, step: Step, linear_map: LinearMap, x: int, rows:
     return own
 
 
+@kernel
+def input_phases(
+    thread: int, step: Step, x: int, norm: Norm | None, linear_map: LinearMap, entry: int, maps: int,
+    first_phase: int,
+) -> int:  # fmt: skip
+    """The phases before the columns of `maps` linear maps of x: the norm, rounded rows for the map that is
+    quantised, if one is, and adapters' small products, from their entry `entry` on.
+
+    Adapters read the norm in a phase of their own, so that it is made for them: then its address is
+    returned. Else it is 0, and a thread norms few rows when it finds a task, and not in vain.
+    """
+    rows = step.rows
+    norm_phase(step, x, rows, norm, first_phase + arguments.INPUT_NORM)
+    quantize_phase(step, linear_map, phase_input(step, x, norm), rows,
+                   first_phase + arguments.INPUT_ROWS)  # fmt: skip
+    normed = 0
+    if step.adapters:
+        normed = normed_rows(thread, step, x, rows, norm)
+        layer_products(step, entry, maps, normed, first_phase + arguments.INPUT_LORA)
+    return normed
+
+
+@kernel
+def map_columns(
+    thread: int, step: Step, linear_map: LinearMap, entry: int, x: int, out: int, adds: int,
+    first_phase: int,
+) -> None:  # fmt: skip
+    """`out` = a linear map of x, or `out` += that if it `adds`; `entry` is that of adapters."""
+    layer_products(step, entry, 1, x, first_phase + arguments.MAP_LORA)
+    rows, columns = step.rows, linear_map.columns
+    quantize_phase(step, linear_map, x, rows, first_phase + arguments.MAP_ROWS)
+    phase = first_phase + arguments.MAP_COLUMNS
+    counters, tasks = counters_of(step, phase), num_tasks(step, columns // layout.COLUMN_GRAIN + 1)
+    task = take_task(counters)
+    # A thread that finds no task left does not round the rows in vain.
+    quantized = quantized_rows(thread, step, linear_map, x, rows) if task < tasks else 0
+    while task < tasks:
+        linear(task, tasks, x, quantized, rows, linear_map, out, adds)
+        first, end = task_range(task, tasks, columns, layout.COLUMN_GRAIN)
+        add_lora(step.adapters, entry, 0, out, columns, first, end)
+        task = next_task(counters)
+    wait_for_phase(step, phase, tasks)
+
+
 # ---- the residual stream
 
 
@@ -138,33 +182,12 @@ def add_normed(step: Step, norm: Norm | None, stream_scale: float, phase: int) -
 
 
 @kernel
-def output_columns(
-    thread: int, step: Step, output: Output, x: int, out: int, adds: int, first_phase: int
-) -> None:
-    """`out` = a linear map of x, or `out` += that if it `adds`."""
-    layer_products(step, output.entry, 1, x, first_phase + arguments.OUTPUT_LORA)
-    rows, linear_map = step.rows, output.linear
-    quantize_phase(step, linear_map, x, rows, first_phase + arguments.OUTPUT_ROWS)
-    phase = first_phase + arguments.OUTPUT_COLUMNS
-    counters, columns = counters_of(step, phase), step.hidden
-    tasks = num_tasks(step, columns // layout.COLUMN_GRAIN + 1)
-    task = take_task(counters)
-    # A thread that finds no task left does not round the rows in vain.
-    quantized = quantized_rows(thread, step, linear_map, x, rows) if task < tasks else 0
-    while task < tasks:
-        linear(task, tasks, x, quantized, rows, linear_map, out, adds)
-        first, end = task_range(task, tasks, columns, layout.COLUMN_GRAIN)
-        add_lora(step.adapters, output.entry, 0, out, columns, first, end)
-        task = next_task(counters)
-    wait_for_phase(step, phase, tasks)
-
-
-@kernel
 def add_to_residual(thread: int, step: Step, output: Output, x: int, first_phase: int) -> None:
     """Add a linear map of x to the residual stream: at once, or after a norm or a scale."""
+    linear_map, entry = output.linear, output.entry
     if not is_added_apart(step, output.post_norm):
-        output_columns(thread, step, output, x, step.residual, YES, first_phase)
+        map_columns(thread, step, linear_map, entry, x, step.residual, YES, first_phase)
         return
     # `normed` is free for the output: when x is complete, nobody reads the norm there any more.
-    output_columns(thread, step, output, x, step.normed, NO, first_phase)
+    map_columns(thread, step, linear_map, entry, x, step.normed, NO, first_phase)
     add_normed(step, output.post_norm, output.stream_scale, first_phase + arguments.OUTPUT_SUM)

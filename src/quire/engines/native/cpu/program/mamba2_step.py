@@ -11,6 +11,7 @@ from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import Mamba2, Output, Step
 from quire.engines.native.cpu.program.linear_phases import (
     add_to_residual,
+    input_phases,
     normed_rows,
     quantized_rows,
 )
@@ -18,7 +19,6 @@ from quire.engines.native.cpu.program.mixer_phases import (
     begins,
     convolve,
     input_columns,
-    input_phases,
     saves_of,
     sequence_rows,
 )
@@ -49,7 +49,9 @@ def _project_columns(
 @kernel
 def _project(thread: int, step: Step, own: Mamba2, first_phase: int) -> None:
     """Norm, the input map and the convolution. The task that computes columns also convolves them."""
-    normed = input_phases(thread, step, own.input, first_phase)
+    source = own.input
+    normed = input_phases(thread, step, step.residual, source.norm, source.linear, source.entry, 1,
+                          first_phase)  # fmt: skip
     phase = first_phase + arguments.MAMBA2_COLUMNS
     rows, linear_map = step.rows, own.input.linear
     counters = counters_of(step, phase)

@@ -6,35 +6,10 @@ from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels.causal_conv import causal_conv
 from quire.engines.native.cpu.kernels.linear import linear_columns
 from quire.engines.native.cpu.kernels.simd import NO, get_int32
-from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import CausalConv, InputMap, Step
-from quire.engines.native.cpu.program.linear_phases import (
-    norm_phase,
-    normed_rows,
-    phase_input,
-    quantize_phase,
-)
-from quire.engines.native.cpu.program.lora import add_lora, layer_products
+from quire.engines.native.cpu.program.lora import add_lora
 
 # ---- the input map
-
-
-@kernel
-def input_phases(thread: int, step: Step, own: InputMap, first_phase: int) -> int:
-    """The phases before the input map's columns: the norm, rounded rows, and adapters' small products.
-
-    Returns the address of the normed rows if adapters had them made; else 0, and whoever finds a task
-    makes them.
-    """
-    x, rows = step.residual, step.rows
-    norm_phase(step, x, rows, own.norm, first_phase + arguments.INPUT_NORM)
-    quantize_phase(step, own.linear, phase_input(step, x, own.norm), rows,
-                   first_phase + arguments.INPUT_ROWS)  # fmt: skip
-    normed = 0
-    if step.adapters:
-        normed = normed_rows(thread, step, x, rows, own.norm)
-        layer_products(step, own.entry, 1, normed, first_phase + arguments.INPUT_LORA)
-    return normed
 
 
 @kernel

@@ -7,8 +7,12 @@ from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN
 from quire.engines.native.cpu.kernels.rowwise import multiply_columns, task_range
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import ShortConv, Step
-from quire.engines.native.cpu.program.linear_phases import normed_rows, quantized_rows
-from quire.engines.native.cpu.program.mixer_phases import convolve, input_columns, input_phases
+from quire.engines.native.cpu.program.linear_phases import (
+    input_phases,
+    normed_rows,
+    quantized_rows,
+)
+from quire.engines.native.cpu.program.mixer_phases import convolve, input_columns
 from quire.engines.native.cpu.program.phases import (
     counters_of,
     next_task,
@@ -40,7 +44,9 @@ def short_conv(thread: int, step: Step, own: ShortConv, first_phase: int) -> Non
 
     The task that computes channels also convolves them, while they are in the cache.
     """
-    normed = input_phases(thread, step, own.input, first_phase)
+    source = own.input
+    normed = input_phases(thread, step, step.residual, source.norm, source.linear, source.entry, 1,
+                          first_phase)  # fmt: skip
     phase = first_phase + arguments.SHORT_CONV_CHANNELS
     rows, channels = step.rows, own.conv.channels
     counters, tasks = counters_of(step, phase), num_tasks(step, channels // COLUMN_GRAIN + 1)

@@ -29,6 +29,8 @@ from quire.engines.native.cpu.program.machine_code import kernel_function
 if TYPE_CHECKING:
     from quire.gguf.blocks import Integers
 
+_DROPPED = 128 * 2**20
+"""Bytes after whose packing the pages that were read are dropped."""
 _PIECE = 1 << 20  # weights that one thread packs at a time
 _SUPERS: dict[str, tuple[int, ...]] = {
     "Q2_K": (80, 82),
@@ -144,6 +146,35 @@ def pack_blocks(
     else:
         list(pool.map(fill, parts))
     return packed
+
+
+class BlockPacker:
+    """Packs the matrices of one model, in all threads, and lets go of the pages that it has read.
+
+    Else the model would be in memory twice. `drop_pages` does that for all that was read.
+    """
+
+    def __init__(self, drop_pages: Callable[[], None], *, exact: bool, threads: int) -> None:
+        self._drop_pages, self._exact = drop_pages, exact
+        self._pool = ThreadPoolExecutor(threads, "quire-pack") if threads > 1 else None
+        self._arena = HugeArena()
+        self._read = 0  # bytes since pages were dropped
+
+    def pack(self, kind: str, data: BlockRows, depth: int) -> PackedBlocks:
+        """See `pack_blocks`."""
+        packed = pack_blocks(
+            kind, data, depth, exact=self._exact, pool=self._pool, arena=self._arena
+        )
+        self._read += packed.nbytes
+        if self._read > _DROPPED:
+            self._drop_pages()
+            self._read = 0
+        return packed
+
+    def close(self) -> None:
+        """End its threads. It packs no more."""
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 class BlockRows(Protocol):

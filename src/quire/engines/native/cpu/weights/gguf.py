@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.cpu.memory.arrays import HugeArena
-from quire.engines.native.cpu.weights.blocks import pack_blocks
+from quire.engines.native.cpu.weights.blocks import BlockPacker
 from quire.engines.native.cpu.weights.packed import Tensor
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
@@ -21,8 +19,6 @@ from quire.gguf.blocks import check_finite, dequantize, is_block_type
 from quire.gguf.folder import open_source
 from quire.weights.safetensors import MappedFile, round_to_bfloat16
 
-_DROPPED = 128 * 2**20
-"""Bytes of the file after whose packing its pages are dropped."""
 _FLOATS = ("router", "shared_score")
 """Small matrices of which an error can choose another expert."""
 
@@ -41,11 +37,8 @@ class GgufReader:
         grows: bool,
     ) -> None:
         self._spec, self._source = spec, open_source(folder)
-        self._dtype, self._exact = dtype, exact
-        self._grows = grows
-        self._pool = ThreadPoolExecutor(threads, "quire-pack") if threads > 1 else None
-        self._arena = HugeArena()
-        self._read = 0  # bytes of the file since its pages were dropped
+        self._dtype, self._grows = dtype, grows
+        self._packer = BlockPacker(self._source.drop_pages, exact=exact, threads=threads)
 
     def read(self, tensor: TensorSpec) -> Tensor:
         """The tensor as it is computed with: floats, or blocks."""
@@ -62,29 +55,14 @@ class GgufReader:
             data = parts[0] if len(parts) == 1 else np.concatenate(parts)
         kind = stored.type.name
         if self._packs(tensor, kind):
-            packed = pack_blocks(
-                kind,
-                data,
-                tensor.shape[-1],
-                exact=self._exact,
-                pool=self._pool,
-                arena=self._arena,
-            )
+            packed = self._packer.pack(kind, data, tensor.shape[-1])
             if not packed.has_finite_scales():
                 check_finite(kind, data, f"{self._source.path}: {tensor.name}")
-            self._drop_pages(data.nbytes)
             return packed
         if tensor.turned:
             on_side = dataclasses.replace(tensor, shape=tensor.shape[::-1], turned=False)
             return np.ascontiguousarray(self._floats(on_side, kind, data).T)
         return self._floats(tensor, kind, data)
-
-    def _drop_pages(self, size: int) -> None:
-        """Let go of pages of the file that were packed: else the model is in memory twice."""
-        self._read += size
-        if self._read > _DROPPED:
-            self._source.drop_pages()
-            self._read = 0
 
     def _packs(self, tensor: TensorSpec, kind: str) -> bool:
         role = tensor.role.rpartition(".")[2]
@@ -113,7 +91,6 @@ class GgufReader:
 
     def finish(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
         """Let go of the file's pages; return the files that arrays are mapped from."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._packer.close()
         self._source.drop_pages()
         return self._source.mapped_files(arrays)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from quire.engines.native.cpu.memory.arrays import HugeArena
-from quire.engines.native.cpu.weights.blocks import PackedBlocks, pack_blocks
+from quire.engines.native.cpu.weights.blocks import BlockPacker, PackedBlocks
 from quire.engines.native.models.tensors import TensorPart, TensorSpec
 from quire.quantization import mxfp4
 from quire.quantization.module_tensors import TensorSource
 from quire.weights.safetensors import WeightsFolder, round_to_bfloat16
 
 _KIND = "MXFP4"
-_DROPPED = 128 * 2**20
-"""Bytes after whose packing the files' pages are dropped."""
 
 
 def is_in_blocks(source: TensorSource, tensor: TensorSpec) -> bool:
@@ -55,10 +51,7 @@ class Mxfp4Reader:
         threads: int,
     ) -> None:
         self._source, self._dtype = source, dtype
-        self._exact = exact
-        self._pool = ThreadPoolExecutor(threads, "quire-pack") if threads > 1 else None
-        self._arena = HugeArena()
-        self._read = 0  # bytes since pages were dropped
+        self._packer = BlockPacker(source.drop_pages, exact=exact, threads=threads)
 
     def has(self, tensor: TensorSpec) -> bool:
         """Whether the folder has a tensor in this form."""
@@ -72,16 +65,7 @@ class Mxfp4Reader:
         """
         rows = block_rows(self._source, tensor)
         if self._dtype == "auto":
-            packed = pack_blocks(
-                _KIND,
-                rows,
-                tensor.shape[1],
-                exact=self._exact,
-                pool=self._pool,
-                arena=self._arena,
-            )
-            self._drop_pages(packed.nbytes)
-            return packed
+            return self._packer.pack(_KIND, rows, tensor.shape[1])
         # Here and not above: who computes with the blocks does without it.
         from quire.gguf.blocks import dequantize
 
@@ -90,12 +74,4 @@ class Mxfp4Reader:
 
     def close(self) -> None:
         """End its threads. It reads no more."""
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def _drop_pages(self, size: int) -> None:
-        """Let go of pages that were packed: else the model is in memory twice."""
-        self._read += size
-        if self._read > _DROPPED:
-            self._source.drop_pages()
-            self._read = 0
+        self._packer.close()
