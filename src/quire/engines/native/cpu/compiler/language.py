@@ -103,10 +103,10 @@ class KernelError(Exception):
 class Kernel:
     """A function of the language. Called from Python, it is compiled by itself: see `alone`."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], is_outlined: bool = False) -> None:
         self.__doc__, self.__module__ = function.__doc__, function.__module__
         self.name = f"{function.__module__}.{function.__qualname__}"
-        self.function = function
+        self.function, self.is_outlined = function, is_outlined
         self._alone: Callable[..., Any] | None = None
 
     def __repr__(self) -> str:
@@ -163,6 +163,14 @@ class Kernel:
 def kernel(function: Callable[..., Any]) -> Any:
     """Make a kernel of a function. Untyped: a kernel is called with addresses of all kinds."""
     return Kernel(function)
+
+
+def outlined(function: Callable[..., Any]) -> Any:
+    """A kernel that stays a function of its own, where others would be copied into each place that calls
+    them. It is for what is called once a row or task: a call is nothing there, each copy takes time to
+    compile.
+    """
+    return Kernel(function, is_outlined=True)
 
 
 class Primitive:

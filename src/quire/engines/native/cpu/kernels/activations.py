@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from quire.engines.native.cpu.compiler.language import kernel, primitive
+from quire.engines.native.cpu.compiler.language import kernel, outlined, primitive
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.arguments import Xielu
 from quire.engines.native.cpu.kernels.builders import (
@@ -67,7 +67,7 @@ def softplus(builder: ir.IRBuilder, x: Any) -> Any:
     return builder.fadd(builder.select(is_positive, x, zero), log)
 
 
-@kernel
+@outlined
 def soft_cap(x: int, size: int, scale: float, cap: float) -> None:
     """`x = cap * tanh(x * scale / cap)` for `size` floats at address `x`; `x * scale` for a cap of 0."""
     limit = simd.splat(cap)
@@ -136,7 +136,7 @@ def multiply_by_silu(x: int, gate: int, size: int) -> None:
         simd.store_part(x + 4 * k, value, count)
 
 
-@kernel
+@outlined
 def multiply_by_sigmoid(x: int, gate: int, size: int) -> None:
     """`x *= sigmoid(gate)` for `size` floats."""
     for k in range(0, size, simd.LANES):
@@ -168,7 +168,7 @@ silu_gate, gelu_gate = _make_gate(silu), _make_gate(gelu)
 clamped_swiglu_gate = _make_gate(clamped_swiglu)
 
 
-@kernel
+@outlined
 def gate_columns(
     activation: int, gate: int, up: int, rows: int, size: int, first: int, end: int
 ) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.cpu.compiler.language import kernel
+from quire.engines.native.cpu.compiler.language import kernel, outlined
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.activations import soft_cap
 from quire.engines.native.cpu.kernels.layout import CHUNK, LANES, SCORE_STRIDE, TILE_PAIRS
@@ -47,7 +47,7 @@ def _store_int8(source: int, size: int, target: int, stride: int, scale: int) ->
     simd.put_float32(scale, 0, largest * simd.ONE_127TH)
 
 
-@kernel
+@outlined
 def store_keys(
     k: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
     kind: int, cache: int, blocks: int,
@@ -75,7 +75,7 @@ def store_keys(
                              target + size * block_size + 4 * offset)  # fmt: skip
 
 
-@kernel
+@outlined
 def store_values(
     v: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
     kind: int, cache: int, blocks: int,

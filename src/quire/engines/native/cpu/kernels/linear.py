@@ -13,7 +13,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel, pointer_to
+from quire.engines.native.cpu.compiler.language import (
+    INT,
+    NOTHING,
+    calling,
+    kernel,
+    outlined,
+    pointer_to,
+)
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, QUANT_BLOCK
 from quire.engines.native.cpu.kernels.quantized_tiles import (
@@ -279,7 +286,7 @@ columns_int4, columns_int4_zeros = _make_columns(4, False), _make_columns(4, Tru
 _multiply = calling(NOTHING, INT, INT, pointer_to(LinearMap), INT, INT, INT, INT)
 
 
-@kernel
+@outlined
 def linear_columns(
     x: int, quantized: int, rows: int, linear_map: LinearMap, out: int, first: int, end: int,
     accumulate: int,

@@ -8,7 +8,14 @@ at once. The tests compare them.
 
 from __future__ import annotations
 
-from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel, pointer_to
+from quire.engines.native.cpu.compiler.language import (
+    INT,
+    NOTHING,
+    calling,
+    kernel,
+    outlined,
+    pointer_to,
+)
 from quire.engines.native.cpu.kernels import simd
 from quire.engines.native.cpu.kernels.activations import soft_cap
 from quire.engines.native.cpu.kernels.arguments import Norm
@@ -51,7 +58,7 @@ def normalise_row(x: int, weight: int, out: int, size: int, eps: float) -> None:
 _layer_norm = calling(NOTHING, pointer_to(Norm), INT, INT, INT, INT)
 
 
-@kernel
+@outlined
 def norm_row(norm: Norm, head: int, x: int, out: int, size: int) -> None:
     """The norm of `size` floats at address `x`, which may be `out`; those of a head have its weights.
 
@@ -67,7 +74,7 @@ def norm_row(norm: Norm, head: int, x: int, out: int, size: int) -> None:
         normalise_row(x, norm.weight + offset, out, size, norm.eps)
 
 
-@kernel
+@outlined
 def norm_rows(task: int, tasks: int, norm: Norm, x: int, rows: int, size: int, out: int) -> None:
     """`norm_row` of each of (rows, size)."""
     first, end = task_range(task, tasks, rows, 1)
@@ -76,7 +83,7 @@ def norm_rows(task: int, tasks: int, norm: Norm, x: int, rows: int, size: int, o
         norm_row(norm, 0, x + offset, out + offset, size)
 
 
-@kernel
+@outlined
 def copy_row(source: int, target: int, size: int) -> None:
     """Copy `size` floats from one address to another."""
     full = size // LANES * LANES
@@ -135,7 +142,7 @@ def add_table_rows(
         add_rows(0, 1, source, 1, size, 1.0, out + row * size * 4)
 
 
-@kernel
+@outlined
 def clip_columns(x: int, rows: int, columns: int, first: int, end: int, limit: float) -> None:
     """Keep the columns `first` to `end - 1` of x (rows, columns) within plus and minus `limit`."""
     most, least = simd.splat(limit), simd.splat(-limit)
@@ -147,7 +154,7 @@ def clip_columns(x: int, rows: int, columns: int, first: int, end: int, limit: f
             simd.store_part(target, simd.minimum(most, value), count)
 
 
-@kernel
+@outlined
 def scale_rows(task: int, tasks: int, x: int, rows: int, size: int, scale: float) -> None:
     """`x[t] *= scale` for (rows, size)."""
     first, end = task_range(task, tasks, rows, 1)
@@ -155,7 +162,7 @@ def scale_rows(task: int, tasks: int, x: int, rows: int, size: int, scale: float
     soft_cap(x + first * size * 4, (end - first) * size, scale, 0.0)
 
 
-@kernel
+@outlined
 def add_rows(task: int, tasks: int, x: int, rows: int, size: int, scale: float, out: int) -> None:
     """`out[t] += x[t] * scale` for (rows, size)."""
     first, end = task_range(task, tasks, rows, 1)
@@ -204,7 +211,7 @@ def multiply_columns(
             simd.store_part(target + 4 * k, value, count)
 
 
-@kernel
+@outlined
 def scale_columns(x: int, stride: int, rows: int, first: int, end: int, scale: float) -> None:
     """`x *= scale` in the columns `first` to `end - 1`; rows are so many bytes apart."""
     for row in range(rows):
@@ -243,7 +250,7 @@ def _rotate_halves(x: int, cosines: int, sines: int, half: int, scale: float) ->
         simd.store_part(high, simd.multiply(rotated, factor), count)
 
 
-@kernel
+@outlined
 def _rotate_interleaved(x: int, cosines: int, sines: int, half: int, scale: float) -> None:
     """Rotate each pair (x[2 i], x[2 i + 1]) of the head at address `x`, and scale it."""
     # Pair by pair: on a register, the lanes would have to be shuffled apart and together again.
@@ -255,7 +262,7 @@ def _rotate_interleaved(x: int, cosines: int, sines: int, half: int, scale: floa
         simd.put_float32(x, 2 * i + 1, (second * c + first * s) * factor)
 
 
-@kernel
+@outlined
 def rotate_heads(
     x: int, rows: int, heads: int, size: int, first: int, end: int, norm: Norm | None,
     norm_last: int, scale: float, positions: int, cosines: int, sines: int, rotary: int,

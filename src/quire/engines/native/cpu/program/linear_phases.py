@@ -7,7 +7,7 @@ end of a phase. The same holds for rounding rows to int8, for maps whose weights
 
 from __future__ import annotations
 
-from quire.engines.native.cpu.compiler.language import kernel
+from quire.engines.native.cpu.compiler.language import kernel, outlined
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.arguments import LinearMap, Norm
 from quire.engines.native.cpu.kernels.linear import is_quantized, linear, quantize_for
@@ -35,7 +35,7 @@ def prepared_in_phase(step: Step, rows: int) -> bool:
 # ---- norms
 
 
-@kernel
+@outlined
 def norm_phase(step: Step, x: int, rows: int, norm: Norm | None, phase: int) -> None:
     """`step.normed` = the norm of x, if there is a norm and it is a phase."""
     if not norm or not prepared_in_phase(step, rows):
@@ -54,7 +54,7 @@ def phase_input(step: Step, x: int, norm: Norm | None) -> int:
     return step.normed if norm else x
 
 
-@kernel
+@outlined
 def normed_rows(thread: int, step: Step, x: int, rows: int, norm: Norm | None) -> int:
     """The address of the norm of x: made by `norm_phase`, or made now in this thread's scratch.
 
@@ -70,7 +70,7 @@ def normed_rows(thread: int, step: Step, x: int, rows: int, norm: Norm | None) -
 # ---- quantised rows
 
 
-@kernel
+@outlined
 def quantize_phase(step: Step, linear_map: LinearMap, x: int, rows: int, phase: int) -> None:
     """`step.quantized` = the rows of x as int8, if the map takes them so and that is a phase.
 
@@ -87,7 +87,7 @@ def quantize_phase(step: Step, linear_map: LinearMap, x: int, rows: int, phase: 
     wait_for_phase(step, phase, tasks)
 
 
-@kernel
+@outlined
 def quantized_rows(thread: int, step: Step, linear_map: LinearMap, x: int, rows: int) -> int:
     """The address of the rows of x as int8: made by `quantize_phase`, or made now if they are few.
 

@@ -10,7 +10,14 @@ is summed in one order, whatever the runs. None of this runs in a step whose row
 
 from __future__ import annotations
 
-from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel, pointer_to
+from quire.engines.native.cpu.compiler.language import (
+    INT,
+    NOTHING,
+    calling,
+    kernel,
+    outlined,
+    pointer_to,
+)
 from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.arguments import LinearMap
@@ -85,7 +92,7 @@ def _small_products(
     wait_for_phase(step, phase, tasks)
 
 
-@kernel
+@outlined
 def layer_products(step: Step, entry: int, maps: int, x: int, phase: int) -> None:
     """The small products of maps of a layer, if an adapter of the batch has some."""
     adapters = step.adapters
@@ -185,7 +192,7 @@ def add_products(
 _add_products = calling(NOTHING, pointer_to(LoraRun, several=True), *[INT] * 8)
 
 
-@kernel
+@outlined
 def add_lora(
     adapters: LoraBatch | None,
     entry: int,

@@ -15,7 +15,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from quire.engines.native.cpu.compiler.language import INT, NOTHING, kernel, primitive
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, kernel, outlined, primitive
 from quire.engines.native.cpu.compiler.targets import current
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.builders import (
@@ -131,7 +131,7 @@ def wait_for_tasks(counters: int, tasks: int) -> None:
             pause()
 
 
-@kernel
+@outlined
 def wait_for_phase(step: Step, phase: int, tasks: int) -> None:
     """Wait until all tasks of a phase are done, and note the time if the step is profiled."""
     wait_for_tasks(counters_of(step, phase), tasks)
