@@ -16,7 +16,6 @@ import argparse
 import statistics
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -24,6 +23,7 @@ import psutil
 from benchmarks.gguf_models import random_file, real_file
 from benchmarks.measure import report, table
 from benchmarks.peers import llama_cpp, quire
+from benchmarks.peers.narrow import as_avx2
 from benchmarks.peers.points import Point
 from benchmarks.peers.process import Configuration, Peer, Process, cold_seconds
 from benchmarks.peers.prompts import PromptMaker
@@ -45,24 +45,7 @@ SIDES: tuple[tuple[Peer, Configuration], ...] = (
 
 def sides_of(avx2: bool) -> tuple[tuple[Peer, Configuration], ...]:
     """The sides, or the same as if the processor had nothing after AVX2."""
-    if not avx2:
-        return SIDES
-    narrow = (("QUIRE_SIMD", "avx2"),)
-    usual = llama_cpp.PEER.environment
-    assert usual is not None
-    arguments = "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
-    arguments += " -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
-    built = replace(
-        usual,
-        name="llama_cpp_avx2",
-        options=(*usual.options, "--no-cache-dir"),  # pip keeps what was built for this processor
-        settings={"CMAKE_ARGS": arguments},
-    )
-    peers = {
-        llama_cpp.PEER.name: replace(llama_cpp.PEER, environment=built),
-        quire.PEER.name: replace(quire.PEER, variables=narrow),
-    }
-    return tuple((peers[peer.name], one) for peer, one in SIDES)
+    return tuple((as_avx2(peer), one) for peer, one in SIDES) if avx2 else SIDES
 
 
 def measure(name: str, path: Path, points: list[Point], rounds: int, avx2: bool) -> None:

@@ -29,6 +29,16 @@ QWEN2_05B: dict[str, Any] = {
     "max_position_embeddings": 8192,
     "tie_word_embeddings": True,
 }
+QWEN2_1B: dict[str, Any] = {
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
 QWEN2_VL_TOWER: dict[str, Any] = {
     "depth": 8,
     "embed_dim": 384,
@@ -47,6 +57,11 @@ def qwen2_26m() -> Path:
 def qwen2_05b() -> Path:
     """Random weights in the shape of Qwen2-0.5B, stored as it is: bfloat16, 1 GB."""
     return _make("qwen2-0.5b", QWEN2_05B, "bfloat16")
+
+
+def qwen2_1b() -> Path:
+    """A Qwen2 model of random weights in the sizes of Llama-3.2-1B: bfloat16, 2.5 GB."""
+    return _make("qwen2-1b", QWEN2_1B, "bfloat16")
 
 
 def qwen2_vl_42m() -> Path:

@@ -3,6 +3,8 @@
     --peers NAMES    some of quire, llama.cpp, OpenVINO, CTranslate2, transformers, vLLM
     --points NAMES   some of the points (see points.py)
     --turns N        how often each measures each point, at most
+    --weights NAMES  some of full, 16-bit, 8-bit, 4-bit: what does not fit into memory is left out
+    --avx2           all as on a processor without AVX-512: quire, llama.cpp and OpenVINO alone
     --table          only print the table of what was measured before
 
 Names are separated by commas. A run replaces the figures of its points and leaves the others, so
@@ -19,7 +21,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.peers import (
     ctranslate2,
@@ -30,8 +34,16 @@ from benchmarks.peers import (
     transformers,
     vllm,
 )
+from benchmarks.peers.narrow import NARROWED, as_avx2
 from benchmarks.peers.points import MODELS, SHORT, Model, Point
-from benchmarks.peers.process import Configuration, Peer, Process, cold_seconds, machine_seconds
+from benchmarks.peers.process import (
+    Configuration,
+    Peer,
+    Precision,
+    Process,
+    cold_seconds,
+    machine_seconds,
+)
 from benchmarks.peers.prompts import PromptMaker
 from benchmarks.peers.results import Results, show
 from benchmarks.peers.worker import Prompt, Refused
@@ -172,6 +184,12 @@ def _running(model: Model, peers: Sequence[Peer], results: Results) -> Iterator[
         run.close()
 
 
+def _only(peer: Peer, weights: Sequence[str]) -> Peer:
+    """The peer with its configurations of these weights alone."""
+    configurations = tuple(one for one in peer.configurations if one.precision in weights)
+    return replace(peer, configurations=configurations)
+
+
 def _short(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         return f"{Path(error.cmd[0]).name} ended with code {error.returncode}"
@@ -184,11 +202,19 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--peers", type=lambda text: text.split(","))
     parser.add_argument("--points", type=lambda text: text.split(","))
     parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument(
+        "--weights", type=lambda text: text.split(","), default=[*get_args(Precision)]
+    )
+    parser.add_argument("--avx2", action="store_true")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     known = [peer.name for peer in PEERS]
     points = {point.name for name in arguments.models for point in MODELS[name].points}
-    for given, there in ((arguments.peers, known), (arguments.points, sorted(points))):
+    for given, there in (
+        (arguments.peers, known),
+        (arguments.points, sorted(points)),
+        (arguments.weights, get_args(Precision)),
+    ):
         for name in given or ():
             if name not in there:
                 parser.error(f"no {name!r}; there are {', '.join(there)}")
@@ -198,9 +224,15 @@ def _read_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = _read_arguments()
     wanted = arguments.peers or [peer.name for peer in PEERS if not peer.optional]
-    peers = [peer for peer in PEERS if peer.name in wanted]
+    if arguments.avx2 and not arguments.peers:
+        wanted = list(NARROWED)
+    peers = [
+        _only(as_avx2(peer) if arguments.avx2 else peer, arguments.weights)
+        for peer in PEERS
+        if peer.name in wanted
+    ]
     for name in arguments.models:
-        model, results = MODELS[name], Results(name)
+        model, results = MODELS[name], Results(f"{name}-avx2" if arguments.avx2 else name)
         if not arguments.table:
             with _running(model, peers, results) as run:
                 run.measure_limits()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.models import qwen2_05b, qwen2_26m
+from benchmarks.models import qwen2_05b, qwen2_1b, qwen2_26m
 
 NEW_TOKENS = 128
 SHORT = 8
@@ -68,6 +68,10 @@ class Model:
     points: tuple[Point, ...]
 
 
+LARGER = (
+    *map(_decode, (1, 8, 32)),
+    Point("prefill-512", "prefill", prompt_tokens=512, new_tokens=1),
+)
 MODELS = {
     "A": Model(
         "A",
@@ -81,5 +85,6 @@ MODELS = {
             PREFIX,
         ),
     ),
-    "B": Model("B", qwen2_05b, tuple(map(_decode, (1, 8, 32)))),
+    "B": Model("B", qwen2_05b, LARGER),
+    "C": Model("C", qwen2_1b, LARGER),
 }
