@@ -6,6 +6,7 @@ precision: "f32" asks for float32, and the others take the default, which is the
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -59,7 +60,14 @@ class OpenVino:
         scheduler.cache_size = 1  # GB
         scheduler.max_num_batched_tokens = 2048
         scheduler.enable_prefix_caching = False
-        properties = {"INFERENCE_PRECISION_HINT": "f32"} if configuration.endswith("f32") else {}
+        properties: dict[str, Any] = {}
+        # Where its kernels are told to use AVX2 alone (`narrow`), it still asks the processor whether it
+        # has bfloat16 and products of bytes, and then finds no kernel: it is told that too.
+        is_narrow = "ONEDNN_MAX_CPU_ISA" in os.environ
+        if is_narrow or configuration.endswith("f32"):
+            properties["INFERENCE_PRECISION_HINT"] = "f32"
+        if is_narrow:
+            properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
         self.pipeline = genai.ContinuousBatchingPipeline(str(target), scheduler, "CPU", properties)
         self.number = 0
 
