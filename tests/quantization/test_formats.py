@@ -19,6 +19,7 @@ GPTQ: dict[str, Any] = {"quant_method": "gptq", "bits": 4, "group_size": 128, "s
 AWQ: dict[str, Any] = {
     "quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm",
 }  # fmt: skip
+FP8: dict[str, Any] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 64]}
 WEIGHTS: dict[str, Any] = {
     "num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32,
 }  # fmt: skip
@@ -45,6 +46,12 @@ def packed(
         "ignore": ["lm_head"],
         "config_groups": {"group_0": group},
     }
+
+
+def floats(weights: Any = None, **changes: Any) -> dict[str, Any]:
+    """The same with 8-bit floats."""
+    given = {"num_bits": 8, "type": "float", "strategy": "channel", **(weights or {})}
+    return packed({**given, "group_size": None}, form="float-quantized", **changes)
 
 
 def test_gptq() -> None:
@@ -102,6 +109,21 @@ def test_compressed_tensors() -> None:
     assert of(packed(channel, form="int-quantized", input_activations=inputs)) == (
         ModuleScheme("integers", 8, 0, symmetric=False)
     )
+
+
+def test_8_bit_floats() -> None:
+    """One scale a column or for all is seen in the folder, and so is what is left out."""
+    blocks = ModuleScheme("float8", 8, 0, block=(128, 64))
+    assert of({**FP8, "modules_to_not_convert": ["q_proj"]}) == blocks
+    one = ModuleScheme("float8", 8, 0)
+    assert of({"quant_method": "fp8", "activation_scheme": "static"}) == one
+    assert of({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}) == one
+    inputs = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True}
+    assert of(floats(input_activations=inputs)) == of(floats({"strategy": "tensor"})) == one
+    assert of(floats({"strategy": "block", "block_structure": [128, 64]})) == blocks
+    naive = packed({"type": "float", "num_bits": 8, "strategy": "tensor"}, form="naive-quantized")
+    assert of(naive) == one
+    assert of(floats(), "lm_head") is None
 
 
 def test_compressed_tensors_targets() -> None:
@@ -178,7 +200,7 @@ def test_old_folders(tmp_path: Path, name: str, settings: Any, method: str) -> N
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"quant_method": "fp8"}, "quant_method is 'fp8'.*awq, bitsandbytes, compress.*vllm"),
+        ({"quant_method": "quark"}, "quant_method is 'quark'.*awq, bitsandbytes, compress.*vllm"),
         ({"quant_method": "hqq", "nbits": 4}, "'hqq'"),
         ({}, "quant_method is None"),
         ({**GPTQ, "bits": 3}, "bits is 3.*4, 8"),
@@ -190,7 +212,13 @@ def test_old_folders(tmp_path: Path, name: str, settings: Any, method: str) -> N
         ({**AWQ, "version": "gemv"}, "version is 'gemv'.*gemm"),
         ({**AWQ, "version": "marlin"}, "version is 'marlin'"),
         ({**AWQ, "bits": 8}, "bits is 8"),
-        (packed(form="float-quantized"), "format is 'float-quantized'"),
+        (packed({"type": "int"}, form="float-quantized"), "weights: type is 'int'"),
+        (floats({"num_bits": 4}), "num_bits is 4"),
+        (floats({"strategy": "token"}), "strategy is 'token'"),
+        (floats({"symmetric": False}), "symmetric is False"),
+        (floats({"dynamic": True}), "dynamic is True"),
+        (floats(input_activations={"num_bits": 4, "type": "mx"}), "input_activations type is 'mx'"),
+        ({**FP8, "fmt": "e5m2"}, "fmt is 'e5m2'"),
         (packed(form="marlin-24"), "format is 'marlin-24'"),
         (packed(form="nvfp4-pack-quantized"), "'nvfp4-pack-quantized'"),
         (packed(form="dense"), "'dense'"),
@@ -225,6 +253,9 @@ def test_refused_by_name(settings: Any, text: str) -> None:
         ({**GPTQ, "dynamic": {"+:(": {}}}, "regular expression"),
         ({**GPTQ, "dynamic": {"+:a": 3}}, "must be an object"),
         ({**AWQ, "modules_to_not_convert": "lm_head"}, "a list of names"),
+        ({**FP8, "weight_block_size": [128]}, "weight_block_size is .*two positive integers"),
+        ({**FP8, "weight_block_size": [128, 0]}, "weight_block_size"),
+        (floats({"strategy": "block"}), "block_structure is missing"),
         ({**packed(), "config_groups": {}}, "config_groups"),
         ({**packed(), "config_groups": {"W4A16": ["Linear"]}}, "config_groups W4A16"),
         ({**packed(), "ignore": [3]}, "ignore is"),

@@ -1,1 +1,1 @@
-"""Weights as 4-bit and 8-bit integers: checkpoints that hold them, and rounding to them."""
+"""Weights of 8 and 4 bits: checkpoints that hold them, and rounding to them."""

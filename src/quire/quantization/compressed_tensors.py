@@ -1,4 +1,4 @@
-"""compressed-tensors: LLM Compressor's checkpoints with integer weights.
+"""compressed-tensors: LLM Compressor's checkpoints with integer weights, and with 8-bit floats.
 
 A module of shape (columns, depth) has `weight_scale`: (columns, groups), or (columns, 1) for one
 scale a column, or a single number. `weight_zero_point` has the same shape, unless the scheme is
@@ -9,6 +9,7 @@ symmetric.
   in the same way along the columns; `weight_shape`; and with `actorder: group` also `weight_g_idx`
   (depth,), each input's group.
 - `int-quantized` and `naive-quantized`: `weight` and zero points as signed bytes.
+- `float-quantized`, and `naive-quantized` where the type is float: see `float8`.
 
 What a scheme says about activations does not matter here. They stay in full precision, or this
 engine's own kernels round them token by token, which is closer to the model than a fixed scale.
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.quantization import float8
 from quire.quantization.matrix import QuantizedMatrix
 from quire.quantization.module_tensors import (
     ModuleTensors,
@@ -44,7 +46,9 @@ _LAYOUTS: dict[str, Layout] = {
     "pack-quantized": "packed",
     "int-quantized": "integers",
     "naive-quantized": "integers",
+    "float-quantized": "float8",
 }
+_FLOAT_FORMATS = ("float-quantized", "naive-quantized")
 _STRATEGIES = ("group", "channel", "tensor")
 _CLASSES = ("Linear", "Embedding")
 
@@ -94,8 +98,13 @@ def _scheme(group: HubConfig, form: Any) -> ModuleScheme:
     if "weights" not in group:
         raise group.wrong("weights", None, "an object: activations alone cannot be quantised here")
     weights = group.inner("weights", group.get("weights"))
+    is_float = form in _FLOAT_FORMATS and (
+        form == "float-quantized" or weights.get("type", "int") == "float"
+    )
     for key in ("input_activations", "output_activations"):
-        _check_activations(group, key)
+        _check_activations(group, key, ("int", "float") if is_float else ("int",))
+    if is_float:
+        return _float_scheme(weights)
     for key, known, default in (
         ("type", ("int",), "int"),
         ("num_bits", (4, 8), 8),
@@ -112,15 +121,35 @@ def _scheme(group: HubConfig, form: Any) -> ModuleScheme:
     )
 
 
-def _check_activations(group: HubConfig, key: str) -> None:
-    """Refuse rounded outputs, which this engine does not compute; inputs may be rounded to integers."""
+def _float_scheme(weights: HubConfig) -> ModuleScheme:
+    """The scheme of 8-bit floats."""
+    for key, known, default in (
+        ("type", ("float",), "float"),
+        ("num_bits", (8,), 8),
+        ("dynamic", (False,), False),
+        ("symmetric", (True,), True),
+        ("strategy", ("tensor", "channel", "group", "block"), "tensor"),
+    ):
+        if weights.get(key, default) not in known:
+            raise refuse(weights, key, weights.get(key), known)
+    strategy = weights.get("strategy", "tensor")
+    block = None
+    if strategy == "block":
+        block = float8.check_block(weights, "block_structure", weights.get("block_structure"))
+    elif strategy == "group":
+        block = (1, weights.integer("group_size"))
+    return ModuleScheme("float8", 8, 0, block=block)
+
+
+def _check_activations(group: HubConfig, key: str, kinds: tuple[str, ...]) -> None:
+    """Refuse rounded outputs, which this engine does not compute; inputs may be rounded as `kinds`."""
     if key not in group:
         return
     if key == "output_activations":
         raise refuse(group, key, group.get(key), ())
     kind = group.inner(key, group.get(key)).get("type", "int")
-    if kind != "int":
-        raise refuse(group, f"{key} type", kind, ("int",))
+    if kind not in kinds:
+        raise refuse(group, f"{key} type", kind, kinds)
 
 
 def _group(weights: HubConfig) -> int:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from quire.errors import WeightsError
-from quire.quantization import awq, bitsandbytes, compressed_tensors, gptq, mxfp4
+from quire.quantization import awq, bitsandbytes, compressed_tensors, float8, gptq, mxfp4
+from quire.quantization.float8 import Float8Matrix
 from quire.quantization.matrix import QuantizedMatrix
 from quire.quantization.module_tensors import ModuleTensors, TensorSource
 from quire.quantization.schemes import (
@@ -24,12 +25,15 @@ from quire.quantization.schemes import (
 )
 from quire.weights.hub_config import HubConfig
 
-_Reader = Callable[[ModuleTensors, tuple[int, int], ModuleScheme], QuantizedMatrix]
+StoredMatrix: TypeAlias = "QuantizedMatrix | Float8Matrix"
+_Reader = Callable[[ModuleTensors, tuple[int, int], ModuleScheme], StoredMatrix]
 
 METHODS: dict[str, Callable[[HubConfig], Iterator[Rule]]] = {
     "awq": awq.rules,
     "bitsandbytes": bitsandbytes.rules,
     "compressed-tensors": compressed_tensors.rules,
+    "fbgemm_fp8": float8.rules,
+    "fp8": float8.rules,
     "gptq": gptq.rules,
     "mxfp4": mxfp4.rules,
 }
@@ -51,9 +55,11 @@ _LAYOUTS: dict[Layout, tuple[Callable[[ModuleTensors], bool], _Reader]] = {
     "packed": (_has("weight_packed"), compressed_tensors.read),
     "integers": (_has_bytes, compressed_tensors.read),
     "bitsandbytes": (bitsandbytes.is_stored, bitsandbytes.read),
+    "float8": (float8.is_stored, float8.read),
 }
 _QUANTIZED_PARTS = (
-    ".qweight", ".weight_packed", ".weight_scale", ".weight.absmax", ".SCB", mxfp4.BLOCKS
+    ".qweight", ".weight_packed", *(f".{scale}" for scale in float8.SCALES), ".weight.absmax",
+    ".SCB", mxfp4.BLOCKS,
 )  # fmt: skip
 """How the names of tensors end that only quantised modules have."""
 _KEYS = ("quantization_config", "compression_config")
@@ -119,7 +125,7 @@ def read_quantized(
     shape: tuple[int, ...],
     quantization: Quantization | None,
     module_class: ModuleClass = "Linear",
-) -> QuantizedMatrix | None:
+) -> StoredMatrix | None:
     """The matrix of a module by the name of its weight; None if it is stored in full precision.
 
     What the folder holds decides, not the settings alone: writers leave some modules plain that

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from quire.errors import WeightsError
 from quire.weights.safetensors import StoredTensor, widen
 
 _FLOATS = ("F32", "F16", "BF16", "F64")
+_EXPONENTS = "F8_E8M0"  # powers of two; 255 is NaN
 
 
 class TensorSource(Protocol):
@@ -59,6 +60,10 @@ class ModuleTensors:
         """Integers that are packed into 32-bit words: see `unpack`."""
         return self._read(part, ("I32",), shape).values
 
+    def raw(self, part: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """A tensor of a type, by safetensors' name, as it is stored."""
+        return self._read(part, (dtype,), shape).values
+
     def octets(self, part: str) -> NDArray[np.uint8]:
         """The bytes of a tensor of whatever type."""
         return (
@@ -81,9 +86,8 @@ class ModuleTensors:
 
     def floats(self, part: str, *shapes: tuple[int, ...]) -> NDArray[np.float32]:
         """Finite floats, as float32, of one of the shapes."""
-        tensor = self._read(part, _FLOATS, *shapes)
-        wide = widen(tensor.values) if tensor.dtype == "BF16" else tensor.values
-        values = wide.astype(np.float32, copy=False)
+        tensor = self._read(part, (*_FLOATS, _EXPONENTS), *shapes)
+        values = _as_float32(tensor)
         if not np.isfinite(values).all():
             raise self.wrong(part, "holds infinities or NaN")
         return values
@@ -91,6 +95,15 @@ class ModuleTensors:
     def integers(self, part: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """Integers of 16, 32 or 64 bits."""
         return self._read(part, ("I32", "I64", "I16"), shape).values.astype(np.int64)
+
+
+def _as_float32(tensor: StoredTensor) -> NDArray[np.float32]:
+    if tensor.dtype == "BF16":
+        return widen(tensor.values)
+    if tensor.dtype == _EXPONENTS:
+        powers = np.ldexp(np.float32(1), tensor.values.astype(np.int32) - 127)
+        return np.where(tensor.values == 255, np.float32(np.nan), powers)
+    return tensor.values.astype(np.float32, copy=False)
 
 
 def order_of_groups(

@@ -14,7 +14,7 @@ from quire.errors import ModelError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig, short
 from quire.weights.patterns import PatternTable
 
-Layout = Literal["gptq", "gptq_v2", "awq", "packed", "integers", "bitsandbytes"]
+Layout = Literal["gptq", "gptq_v2", "awq", "packed", "integers", "bitsandbytes", "float8"]
 ModuleClass = Literal["Linear", "Embedding"]
 
 
@@ -29,6 +29,8 @@ class ModuleScheme:
     symmetric: bool = True
     act_order: bool = False
     """Whether the inputs of a group lie apart: a tensor of the checkpoint says which belong together."""
+    block: tuple[int, int] | None = None
+    """How many columns and inputs share a scale of 8-bit floats; None if it is a column's, or the only one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ A file is 8 bytes of header length, a JSON header and the data. There are two wa
   such as adapters: a mapped file that is cut short ends the process by a signal, a read gives an
   error. The `safetensors` package checks the whole header first (no gap, nothing after the end).
 
-NumPy has no bfloat16. Such a tensor is uint16, the upper halves of float32: see `widen`.
+NumPy has no bfloat16. Such a tensor is uint16, the upper halves of float32: see `widen`. Floats of 8 bits
+are their bytes.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ _TYPES: dict[str, Any] = {
     "I16": np.int16,
     "I8": np.int8,
     "U8": np.uint8,
+    "F8_E4M3": np.uint8,
+    "F8_E8M0": np.uint8,
     "BOOL": np.bool_,
 }
 

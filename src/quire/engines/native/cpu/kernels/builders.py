@@ -107,6 +107,29 @@ def _widen(builder: ir.IRBuilder, halves: Any) -> Any:
     return builder.bitcast(builder.shl(words, constant_vector(16, INT32)), VECTOR)
 
 
+def build_float8(builder: ir.IRBuilder, address: Any, count: Any = None) -> Any:
+    """LANES 8-bit floats (E4M3), each times 2 ** -8; the first `count` of them, and zeros, if that is given.
+
+    Their exponents and fractions are put into those of float16, which has the same numbers less 8 powers of
+    two, the subnormal ones included. The codes of NaN are taken for 480.
+    """
+    kind = ir.VectorType(ir.IntType(8), LANES)
+    pointer = build_pointer(builder, address, kind)
+    if count is None:
+        codes = builder.load(pointer, align=1)
+    else:
+        zero = ir.Constant(kind, [0] * LANES)
+        arguments = [pointer, INT32(1), build_mask(builder, count), zero]
+        codes = call(builder, f"llvm.masked.load.v{LANES}i8.p0", kind, arguments)
+    short = ir.IntType(16)
+    # Bit 7, the sign, is in bits 14 and 15 then; it stays in 15 alone.
+    halves = builder.shl(
+        builder.sext(codes, ir.VectorType(short, LANES)), constant_vector(7, short)
+    )
+    halves = builder.and_(halves, constant_vector(0xBFFF, short))
+    return builder.fpext(builder.bitcast(halves, ir.VectorType(ir.HalfType(), LANES)), VECTOR)
+
+
 def build_prefetch(builder: ir.IRBuilder, address: Any) -> None:
     """Fetch the cache line at an address into the second-level cache.
 

@@ -25,6 +25,7 @@ BLOCK_SIZES = (16, 32, 64, 128)  # each holds whole registers, and CHUNK holds w
 SILU, GELU_TANH, CLAMPED_SWIGLU, NO_ACTIVATION, GELU, RELU, RELU2, XIELU = range(8)
 SOFTMAX, SIGMOID, SIGMOID_OF_CHOSEN = range(3)  # what a router makes of its logits
 KV_FLOAT32, KV_FLOAT16, KV_INT8 = range(3)  # kinds of KV caches
+LEAST_SPAN = 64  # depths that a scale of 8-bit floats serves at least: a cache line of codes
 QUANT_BLOCK = 16  # columns of a quantised map that are stored together
 # The linear maps of a layer, by role. Those of one input follow each other: q, k, v and, in layers with
 # gates, z, rate and decay; gate and up; q_a and kv_a.

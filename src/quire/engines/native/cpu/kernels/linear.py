@@ -1,6 +1,7 @@
 """Linear maps: rows times a weight that is float32, bfloat16, int8 or int4.
 
-Float32 and bfloat16 weights are read as they are stored in the mapped file (`tiles`). Quantised weights are
+Float32 and bfloat16 weights are read as they are stored in the mapped file (`tiles`), those of 8-bit floats
+too (`float8_linear`). Quantised weights are
 multiplied as integers (`quantized_tiles`): the rows are rounded to int8 first, by `quantize_rows`.
 A quantised row of `depth` values in groups of `span` is `depth` int8, then for each group a float32
 scale, then for each group the int32 sum of its int8: `x[k] = scale[k // span] * int8[k]`, nearly.
@@ -46,31 +47,12 @@ QUANTIZED_WEIGHTS_AHEAD = 1024  # the same for quantised weights, of which a loo
 # ---- float32 and bfloat16 weights
 
 
-def _make_product(bfloat16: bool) -> Any:
-    """Multiply rows with some columns, by the largest tiles that fit."""
+def make_four_columns(bfloat16: bool) -> Any:
+    """The product of some rows with 4 columns, by the largest tiles that fit."""
     size = 2 if bfloat16 else 4
     tall = make_dot_tile(TILE_ROWS, 4, bfloat16, lines=2)
     middle = make_dot_tile(2, 4, bfloat16, lines=2)
     small = make_dot_tile(1, 4, bfloat16, lines=2)
-    single = make_dot_tile(1, 1, bfloat16)
-
-    @kernel
-    def one_row(
-        x: int, w: int, depth: int, columns: int, out: int, bias: int, accumulate: int
-    ) -> None:
-        """The product of a single row, which reads hardly anything but weights.
-
-        One column after the other reads them in the order of memory, which is faster than four
-        streams at once.
-        """
-        for column in range(columns):
-            column_bias, adds = bias + 4 * column if bias else 0, accumulate
-            for start in range(0, depth, DEPTH_PIECE):
-                weights = w + (column * depth + start) * size
-                single(x + 4 * start, 0, weights, 0, min(DEPTH_PIECE, depth - start),
-                       out + 4 * column, 0, column_bias, adds, weights + WEIGHTS_AHEAD,
-                       LANES * size)  # fmt: skip
-                column_bias, adds = 0, YES
 
     @kernel
     def four_columns(
@@ -102,6 +84,33 @@ def _make_product(bfloat16: bool) -> Any:
                       share, ahead_step)  # fmt: skip
                 row += 1
             quarters += 4
+
+    return four_columns
+
+
+def _make_product(bfloat16: bool) -> Any:
+    """Multiply rows with some columns, by the largest tiles that fit."""
+    size = 2 if bfloat16 else 4
+    four_columns = make_four_columns(bfloat16)
+    single = make_dot_tile(1, 1, bfloat16)
+
+    @kernel
+    def one_row(
+        x: int, w: int, depth: int, columns: int, out: int, bias: int, accumulate: int
+    ) -> None:
+        """The product of a single row, which reads hardly anything but weights.
+
+        One column after the other reads them in the order of memory, which is faster than four
+        streams at once.
+        """
+        for column in range(columns):
+            column_bias, adds = bias + 4 * column if bias else 0, accumulate
+            for start in range(0, depth, DEPTH_PIECE):
+                weights = w + (column * depth + start) * size
+                single(x + 4 * start, 0, weights, 0, min(DEPTH_PIECE, depth - start),
+                       out + 4 * column, 0, column_bias, adds, weights + WEIGHTS_AHEAD,
+                       LANES * size)  # fmt: skip
+                column_bias, adds = 0, YES
 
     @kernel
     def last_columns(

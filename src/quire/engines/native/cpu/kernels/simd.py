@@ -26,11 +26,13 @@ from quire.engines.native.cpu.kernels.builders import (
     INT64,
     VECTOR,
     build_exp,
+    build_float8,
     build_fma,
     build_load,
     build_load_part,
     build_mask,
     build_pointer,
+    build_prefetch,
     build_splat,
     build_sums,
     call,
@@ -69,6 +71,18 @@ def load_bfloat16_part(builder: ir.IRBuilder, address: Any, count: Any) -> Any:
     return build_load_part(builder, address, count, bfloat16=True)
 
 
+@primitive(REGISTER, INT)
+def load_float8(builder: ir.IRBuilder, address: Any) -> Any:
+    """LANES 8-bit floats: see `build_float8`."""
+    return build_float8(builder, address)
+
+
+@primitive(REGISTER, INT, INT)
+def load_float8_part(builder: ir.IRBuilder, address: Any, count: Any) -> Any:
+    """The first `count` 8-bit floats; 0 in the other lanes."""
+    return build_float8(builder, address, count)
+
+
 @primitive(NOTHING, INT, REGISTER)
 def store(builder: ir.IRBuilder, address: Any, value: Any) -> Any:
     """Write all lanes."""
@@ -89,6 +103,12 @@ def store_part(builder: ir.IRBuilder, address: Any, value: Any, count: Any) -> N
             name = f"llvm.masked.store.{suffix(LANES)}.p0"
             mask = build_mask(builder, count)
             call(builder, name, ir.VoidType(), [value, pointer, INT32(4), mask])
+
+
+@primitive(NOTHING, INT)
+def prefetch(builder: ir.IRBuilder, address: Any) -> None:
+    """Fetch a cache line: see `build_prefetch`."""
+    build_prefetch(builder, address)
 
 
 @primitive(REGISTER, FLOAT)

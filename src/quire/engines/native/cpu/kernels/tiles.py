@@ -108,7 +108,7 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
         trips = builder.sdiv(depth, INT64(LANES))
         sums = build_loop(builder, trips, [zero] * (rows * columns), step)
         done = builder.mul(trips, INT64(LANES))
-        sums = _tail(
+        sums = build_tail(
             builder,
             builder.sub(depth, done),
             sums,
@@ -120,12 +120,12 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
                 count,
             ),
         )
-        _write(builder, sums, rows, columns, out, out_stride, bias, accumulate)
+        build_write(builder, sums, rows, columns, out, out_stride, bias, accumulate)
 
     return dot_tile
 
 
-def _tail(builder: ir.IRBuilder, count: Any, sums: list[Any], body: Any) -> list[Any]:
+def build_tail(builder: ir.IRBuilder, count: Any, sums: list[Any], body: Any) -> list[Any]:
     """The sums after the last, partly filled register: `body(count)` if there is one, else `sums`."""
     before = builder.block
     with builder.if_then(builder.icmp_signed(">", count, INT64(0))):
@@ -140,7 +140,7 @@ def _tail(builder: ir.IRBuilder, count: Any, sums: list[Any], body: Any) -> list
     return merged
 
 
-def _write(
+def build_write(
     builder: ir.IRBuilder, sums: list[Any], rows: int, columns: int,
     out: Any, out_stride: Any, bias: Any, accumulate: Any,
 ) -> None:  # fmt: skip

@@ -59,6 +59,7 @@ KERNELS = {
     "logits": "program.step:logits",
     "linear_float32": "kernels.linear:columns_float32",
     "linear_bfloat16": "kernels.linear:columns_bfloat16",
+    "linear_float8": "kernels.float8_linear:columns_float8",
     "linear_int8": "kernels.linear:columns_int8",
     "linear_int8_zeros": "kernels.linear:columns_int8_zeros",
     "linear_int4": "kernels.linear:columns_int4",

@@ -33,6 +33,7 @@ from quire.engines.native.cpu.tables.layer_inputs import layer_gate, layer_input
 from quire.engines.native.cpu.tables.maps import linear_map, norm_of, output_of
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.tables.recurrent import mamba2, short_conv
+from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
 from quire.engines.native.cpu.weights.linear_map import (
     address_of,
@@ -40,6 +41,7 @@ from quire.engines.native.cpu.weights.linear_map import (
     kernels_for,
     make_map,
 )
+from quire.engines.native.cpu.weights.packed import PackedMatrix
 from quire.engines.native.models.alibi import alibi_slopes
 from quire.engines.native.models.spec import DecoderSpec
 
@@ -118,7 +120,7 @@ def kernels_of(weights: Weights, kv_kind: int) -> set[str]:
     )
     operations = {one.kernel for one in decoder_program(weights.spec, kv_kind)}
     table = weights.tensors["embeddings"]
-    reader = set() if isinstance(table, np.ndarray) else {table.reader}
+    reader = {table.reader} if isinstance(table, PackedBlocks) else set[str]()
     norms = {"layer_norm"} if weights.spec.norm_kind == "layer" else set[str]()
     return {"step", *operations, *reader, *norms}.union(*map(kernels_for, matrices))
 
@@ -280,5 +282,5 @@ _GLOBAL: dict[str, Callable[[Weights], Struct]] = {
 def _quantized_row_bytes(weights: Weights) -> int:
     """Bytes of a quantised row of the widest input; a cache line if no map is quantised."""
     tensors = weights.all_tensors()
-    sizes = [one.row_bytes for one in tensors if not isinstance(one, np.ndarray)]
+    sizes = [one.row_bytes for one in tensors if isinstance(one, PackedMatrix | PackedBlocks)]
     return max(sizes, default=layout.LINE)

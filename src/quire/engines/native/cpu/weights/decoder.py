@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from quire.engines.native.cpu.memory import arrays
 from quire.engines.native.cpu.memory.arrays import has_huge_pages, huge_bytes, whole_lines
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
+from quire.engines.native.cpu.weights.float8 import float8_weight
 from quire.engines.native.cpu.weights.mxfp4 import Mxfp4Reader
 from quire.engines.native.cpu.weights.packed import Packer, QuantizedKind, Tensor
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import Rows, TensorSpec, find_part
 from quire.errors import EngineDeadError, WeightsError
 from quire.machine.memory import available_memory
-from quire.quantization.formats import read_quantized
+from quire.quantization.float8 import Float8Matrix
+from quire.quantization.formats import StoredMatrix, read_quantized
 from quire.quantization.matrix import QuantizedMatrix
 from quire.weights.folder import is_gguf_folder
 from quire.weights.mistaken import check_not_empty
@@ -194,6 +196,8 @@ class _FolderReader:
         quantized = read_quantized(
             source, tensor.name, tensor.whole_shape, self._spec.quantization, kind
         )
+        if isinstance(quantized, Float8Matrix):
+            return self._float8(tensor, quantized)
         if quantized is not None:
             part = _take_columns(quantized, tensor.rows)
             packs = dtype == "auto" and self._packs(tensor.role)
@@ -209,6 +213,25 @@ class _FolderReader:
         if tensor.factor != 1:
             values = values * np.float32(tensor.factor)
         return values + np.float32(tensor.offset) if tensor.offset else values
+
+    def _float8(self, tensor: TensorSpec, matrix: Float8Matrix) -> Tensor:
+        """8-bit floats as they are stored, or, where they are not multiplied with, what they stand for."""
+        part = _take_float8(matrix, tensor.rows)
+        if part.has_nan():
+            raise WeightsError(
+                f"{self._source.folder}: {tensor.name} holds NaN: every answer would be nonsense. "
+                "The file is damaged: download it again"
+            )
+        is_table = tensor.role in TABLES or (self._grows and tensor.role == "head")
+        if self._dtype == "auto" and not (is_table or tensor.turned):
+            try:
+                weight = float8_weight(part)
+            except WeightsError as error:
+                raise WeightsError(f"{self._source.folder}: {tensor.name}: {error}") from None
+            if weight is not None:
+                return weight
+        values = _unpack(part, self._dtype)
+        return np.ascontiguousarray(values.T) if tensor.turned else values
 
     def _packs(self, role: str) -> bool:
         # Embeddings are looked up row by row, which no packed matrix can do, and none can grow. Maps of
@@ -322,7 +345,16 @@ def _take_columns(matrix: QuantizedMatrix, rows: Rows) -> QuantizedMatrix:
     )
 
 
-def _unpack(matrix: QuantizedMatrix, dtype: WeightsDtype) -> NDArray[Any]:
+def _take_float8(matrix: Float8Matrix, rows: Rows) -> Float8Matrix:
+    """The same of 8-bit floats: one range is not copied."""
+    if not rows:
+        return matrix
+    if len(rows) == 1:
+        return matrix.take(slice(*rows[0]))
+    return matrix.take(np.concatenate([np.arange(first, end) for first, end in rows]))
+
+
+def _unpack(matrix: StoredMatrix, dtype: WeightsDtype) -> NDArray[Any]:
     """A quantised matrix as floats, which take the memory of a matrix that was never quantised."""
     values = matrix.dequantized()
     return round_to_bfloat16(values) if dtype == "bfloat16" else values

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
+from quire.engines.native.cpu.weights.float8 import Float8Weight
 from quire.engines.native.cpu.weights.packed import Tensor
 
 
@@ -22,6 +23,10 @@ def fill_map(
     linear_map.kernel = kernel_address(linear_kernel(weight))
     if isinstance(weight, np.ndarray):
         linear_map.weight = address_of(weight)
+        return linear_map
+    if isinstance(weight, Float8Weight):
+        linear_map.weight, linear_map.scales = address_of(weight.codes), address_of(weight.scales)
+        linear_map.span, linear_map.repeat = weight.span, weight.repeat
         return linear_map
     linear_map.rounder, linear_map.row_bytes = kernel_address(weight.rounder), weight.row_bytes
     linear_map.packed_depth = weight.packed_depth
@@ -50,7 +55,8 @@ def linear_kernel(weight: Tensor) -> str:
 def kernels_for(weight: Tensor) -> set[str]:
     """The names of the kernels that a map with this matrix runs."""
     own = {linear_kernel(weight)}
-    return own if isinstance(weight, np.ndarray) else own | {weight.rounder}
+    takes_floats = isinstance(weight, np.ndarray | Float8Weight)
+    return own if takes_floats else own | {weight.rounder}
 
 
 def address_of(array: NDArray[Any] | None) -> int:

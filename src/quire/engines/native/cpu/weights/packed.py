@@ -30,6 +30,7 @@ from quire.engines.native.cpu.kernels.layout import (
 )
 from quire.engines.native.cpu.program.machine_code import kernel_function
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
+from quire.engines.native.cpu.weights.float8 import Float8Weight
 from quire.engines.native.models import spec as spec_module
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec
 from quire.engines.native.models.tensors import TensorSpec
@@ -43,7 +44,7 @@ from quire.weights.safetensors import SafetensorsFile, WeightsFolder, widen
 
 logger = logging.getLogger("quire")
 
-Packed: TypeAlias = "PackedMatrix | PackedBlocks"
+Packed: TypeAlias = "PackedMatrix | PackedBlocks | Float8Weight"
 Tensor: TypeAlias = "NDArray[Any] | Packed"
 QuantizedKind = Literal["int8", "int4"]
 
