@@ -37,7 +37,11 @@ PARTS: dict[str, dict[int, str]] = {
         arguments.INPUT_ROWS: NORMS,
         arguments.PROJECT_HEADS: "queries, keys, values",
     },
-    **{f"attend_{kind}": {arguments.ATTEND_PHASE: "attention"} for kind in KV_KINDS},
+    **{
+        f"{name}_{kind}": {arguments.ATTEND_PHASE: "attention"}
+        for name in ("attend", "attend_latents")
+        for kind in KV_KINDS
+    },
     "attention_output": {arguments.MAP_ROWS: NORMS, arguments.MAP_COLUMNS: "output"},
     "dense_gate": {
         arguments.INPUT_NORM: NORMS,

@@ -38,7 +38,7 @@ head_bytes = kernel(layout.kv_head_bytes)
 
 
 @kernel
-def _store_int8(source: int, size: int, target: int, stride: int, scale: int) -> None:
+def store_int8(source: int, size: int, target: int, stride: int, scale: int) -> None:
     """Write `size` floats as int8, `stride` bytes apart, and the scale that they share."""
     largest = simd.max_magnitude(source, size)
     inverse = simd.inverse_scale(largest)
@@ -71,7 +71,7 @@ def store_keys(
                 for i in range(size):
                     simd.put_float16(target, i * block_size + offset, simd.get_float32(source, i))
             else:
-                _store_int8(source, size, target + offset, block_size,
+                store_int8(source, size, target + offset, block_size,
                              target + size * block_size + 4 * offset)  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def store_values(
                 for i in range(size):
                     simd.put_float16(target, offset * width + i, simd.get_float32(source, i))
             else:
-                _store_int8(source, size, target + offset * width, 1,
+                store_int8(source, size, target + offset * width, 1,
                              target + width * block_size + 4 * offset)  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def _make_score_block(kind: int, element: int) -> Any:
             ahead = keys  # prefetched once: the other tiles fetch what is in the cache anyway
         if scaled:
             for pair in range(pairs):
-                _multiply(scores + pair * SCORE_STRIDE * 4, keys + size * block_size, block_size)
+                multiply_row(scores + pair * SCORE_STRIDE * 4, keys + size * block_size, block_size)
 
     return score_block
 
@@ -156,22 +156,26 @@ def _make_values(rows: int, vectors: int, kind: int, element: int) -> Any:
     narrow = make_outer_tile(rows, 1, True, kind)
 
     @kernel
-    def add_values(p: int, values: int, count: int, width: int, out: int, ahead: int) -> None:
-        lane, stride = 0, width * 4
+    def add_values(
+        p: int, values: int, stride: int, count: int, width: int, out: int, ahead: int
+    ) -> None:
+        lane, out_stride = 0, width * 4
         while lane + vectors * LANES <= width:
-            wide(p, SCORE_STRIDE * 4, values + element * lane, width * element, count,
-                 out + 4 * lane, stride, ahead + element * lane)  # fmt: skip
+            wide(p, SCORE_STRIDE * 4, values + element * lane, stride, count, out + 4 * lane,
+                 out_stride, ahead + element * lane)  # fmt: skip
             lane += vectors * LANES
         while lane < width:
-            narrow(p, SCORE_STRIDE * 4, values + element * lane, width * element, count,
-                   out + 4 * lane, stride, ahead + element * lane)  # fmt: skip
+            narrow(p, SCORE_STRIDE * 4, values + element * lane, stride, count, out + 4 * lane,
+                   out_stride, ahead + element * lane)  # fmt: skip
             lane += LANES
 
     return add_values
 
 
-def _make_add_values(kind: int, element: int) -> Any:
+def make_add_values(kind: int, element: int) -> Any:
     """Add `sum_j p[pair, j] * values[j]` over `count` positions to `out[pair]`; `width` in elements.
+
+    Values are `stride` bytes apart.
 
     Int8 values have one scale for each position, at `scales`: p is multiplied by it first, which
     takes one product for each position instead of one for each element.
@@ -182,23 +186,24 @@ def _make_add_values(kind: int, element: int) -> Any:
 
     @kernel
     def add_values(
-        p: int, pairs: int, values: int, scales: int, count: int, width: int, out: int, ahead: int
-    ) -> None:
+        p: int, pairs: int, values: int, stride: int, scales: int, count: int, width: int, out: int,
+        ahead: int,
+    ) -> None:  # fmt: skip
         if scaled:
             for pair in range(pairs):
-                _multiply(p + pair * SCORE_STRIDE * 4, scales, count)
+                multiply_row(p + pair * SCORE_STRIDE * 4, scales, count)
         pair = 0
         while pair < pairs:
             left, weights = pairs - pair, p + pair * SCORE_STRIDE * 4
             target = out + pair * width * 4
             if left >= 6:
-                tall(weights, values, count, width, target, ahead)
+                tall(weights, values, stride, count, width, target, ahead)
                 pair += 6
             elif left >= 2:
-                two(weights, values, count, width, target, ahead)
+                two(weights, values, stride, count, width, target, ahead)
                 pair += 2
             else:
-                one(weights, values, count, width, target, ahead)
+                one(weights, values, stride, count, width, target, ahead)
                 pair += 1
             ahead = values  # prefetched once, as for the keys
 
@@ -206,7 +211,7 @@ def _make_add_values(kind: int, element: int) -> Any:
 
 
 @kernel
-def _multiply(x: int, factors: int, count: int) -> None:
+def multiply_row(x: int, factors: int, count: int) -> None:
     """`x[j] *= factors[j]` for `count` floats."""
     for j in range(0, count, LANES):
         some = min(LANES, count - j)
@@ -219,9 +224,9 @@ def _multiply(x: int, factors: int, count: int) -> None:
 _score_float32 = _make_score_block(layout.KV_FLOAT32, 4)
 _score_float16 = _make_score_block(layout.KV_FLOAT16, 2)
 _score_int8 = _make_score_block(layout.KV_INT8, 1)
-_add_float32 = _make_add_values(layout.KV_FLOAT32, 4)
-_add_float16 = _make_add_values(layout.KV_FLOAT16, 2)
-_add_int8 = _make_add_values(layout.KV_INT8, 1)
+_add_float32 = make_add_values(layout.KV_FLOAT32, 4)
+_add_float16 = make_add_values(layout.KV_FLOAT16, 2)
+_add_int8 = make_add_values(layout.KV_INT8, 1)
 
 
 @kernel
@@ -245,12 +250,12 @@ def _add_values(
     """Add the values of `count` positions from `first` on, of the block at address `block`."""
     start, skipped = first * width, 4 * first
     if kind == layout.KV_FLOAT32:
-        _add_float32(p, pairs, block + 4 * start, 0, count, width, out, ahead)
+        _add_float32(p, pairs, block + 4 * start, 4 * width, 0, count, width, out, ahead)
     elif kind == layout.KV_FLOAT16:
-        _add_float16(p, pairs, block + 2 * start, 0, count, width, out, ahead)
+        _add_float16(p, pairs, block + 2 * start, 2 * width, 0, count, width, out, ahead)
     else:
         scales = block + width * block_size + skipped
-        _add_int8(p, pairs, block + start, scales, count, width, out, ahead)
+        _add_int8(p, pairs, block + start, width, scales, count, width, out, ahead)
 
 
 @kernel
@@ -285,7 +290,7 @@ def _add_slope(scores: int, length: int, slope: float, last: int) -> None:
 
 
 @kernel
-def _softmax_chunk(
+def softmax_chunk(
     scores: int, first: int, end: int, length: int, state: int, out: int, width: int, cap: float,
     slope: float,
 ) -> None:  # fmt: skip
@@ -329,7 +334,7 @@ def _softmax_chunk(
 
 
 @kernel
-def _block(table: int, number: int) -> int:
+def block_at(table: int, number: int) -> int:
     """The id of a sequence's block, by its index in the block table."""
     return simd.get_int32(table, number)
 
@@ -389,12 +394,12 @@ def _attend_tile(
         # values are read, later values, then the first keys of the next chunk.
         for start in range(low, high, block_size):
             number = start // block_size
-            keys = k_base + _block(table, number) * k_block
+            keys = k_base + block_at(table, number) * k_block
             following = number + BLOCKS_AHEAD
             if following < end:
-                ahead = k_base + _block(table, following) * k_block
+                ahead = k_base + block_at(table, following) * k_block
             else:
-                ahead = v_base + _block(table, min(following - count, final)) * v_block
+                ahead = v_base + block_at(table, min(following - count, final)) * v_block
             _score_block(kind, queries, size, pairs, keys, block_size, scores + 4 * (start - chunk),
                          ahead)  # fmt: skip
         length = (high - low + LANES - 1) // LANES * LANES
@@ -402,16 +407,16 @@ def _attend_tile(
             position = simd.get_int32(positions, row + pair // group)
             first = _first_seen(position, window, chunked)
             slope = simd.get_float32(slopes, head * group + pair % group) if slopes else 0.0
-            _softmax_chunk(scores + 4 * (pair * SCORE_STRIDE + low - chunk), first - low, position + 1 - low,
+            softmax_chunk(scores + 4 * (pair * SCORE_STRIDE + low - chunk), first - low, position + 1 - low,
                     length, states + 8 * pair, outs + pair * width * 4, width, cap, slope)  # fmt: skip
         for block_start in range(low, high, block_size):
             start, number = max(block_start, begin), block_start // block_size
-            values = v_base + _block(table, number) * v_block
+            values = v_base + block_at(table, number) * v_block
             following = min(number + BLOCKS_AHEAD, final)
             if following < end:
-                ahead = v_base + _block(table, following) * v_block
+                ahead = v_base + block_at(table, following) * v_block
             else:
-                ahead = k_base + _block(table, following) * k_block
+                ahead = k_base + block_at(table, following) * k_block
             _add_values(kind, scores + 4 * (start - chunk), pairs, values, block_size,
                         start - block_start, min(block_start + block_size, high) - start, width,
                         outs, ahead)  # fmt: skip

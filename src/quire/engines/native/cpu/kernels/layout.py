@@ -107,6 +107,16 @@ def kv_head_bytes(kind: int, size: int, block_size: int) -> int:
     return size * block_size * (4 if kind == KV_FLOAT32 else 2)
 
 
+def latent_block_bytes(kind: int, rank: int, rope: int, block_size: int) -> int:
+    """Bytes of a block of latents and rotated keys: see `latent_attention`."""
+    latent = (rank + LANES - 1) // LANES * LANES
+    rotated = (rope + LANES - 1) // LANES * LANES
+    if kind == KV_INT8:
+        return block_size * (latent + 4 + 2 * rotated)
+    row = (rank + rope + LANES - 1) // LANES * LANES
+    return row * block_size * (4 if kind == KV_FLOAT32 else 2)
+
+
 def sync_words(threads: int) -> int:
     """How many int64 the threads of a step share: OPEN, INSIDE, and ASLEEP of each."""
     return (ASLEEP + threads * LINE) // 8

@@ -1,6 +1,7 @@
 """The KV cache's memory: what a block takes, how many blocks fit, and the arrays that hold them.
 
-How a block's keys and values are stored is said in `kernels.attention`, which writes and reads them.
+How a block's keys and values are stored is said in `kernels.attention`, which writes and reads them, and how
+latents are in `kernels.latent_attention`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from quire.engines.native.cpu.kernels.layout import (
     KV_FLOAT32,
     KV_INT8,
     kv_head_bytes,
+    latent_block_bytes,
     padded,
 )
 from quire.engines.native.cpu.memory.arrays import huge_zeros
@@ -39,7 +41,10 @@ KV_KINDS: dict[KvDtype, int] = {
 
 
 class KvCache:
-    """Keys and values of all layers with attention: each (heads, blocks, bytes of one head in a block)."""
+    """Keys and values of all layers with attention: each (heads, blocks, bytes of one head in a block).
+
+    Latents are among the keys; there are no values beside them.
+    """
 
     def __init__(
         self, spec: DecoderSpec, *, num_blocks: int, block_size: int, dtype: KvDtype
@@ -87,6 +92,9 @@ class KvCache:
 
 def _head_sizes(shape: AttentionShape, block_size: int, kind: int) -> tuple[int, int]:
     """Bytes of one head in a block of keys, and in one of values, whose rows are padded."""
+    if shape.is_latent:
+        rope = shape.head_dim - shape.value_dim
+        return latent_block_bytes(kind, shape.value_dim, rope, block_size), 0
     return (
         kv_head_bytes(kind, shape.head_dim, block_size),
         kv_head_bytes(kind, padded(shape.value_dim), block_size),

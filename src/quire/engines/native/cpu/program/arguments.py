@@ -225,7 +225,7 @@ class Attention(Struct):
     kv_heads: int
     head_dim: int
     value_dim: int
-    k_cache: int
+    k_cache: int  # of latents too
     v_cache: int
     window: int
     is_chunked: bool
@@ -260,8 +260,7 @@ class LatentAttention(Struct):
     angles: Angles | None
     is_interleaved: bool
     scale: float  # of the scores
-    k_cache: int
-    v_cache: int
+    cache: int  # of latents and rotated keys
     entry: int  # of adapters, for q_a and kv_a
     q_b_entry: int
 
@@ -472,6 +471,9 @@ PHASES: Mapping[str, int] = {
     "mamba2": MAMBA2_PHASES,
     "mamba2_output": OUTPUT_PHASES,
     "attention_output": OUTPUT_PHASES,
+    "attend_latents_float32": ATTEND_PHASES,
+    "attend_latents_float16": ATTEND_PHASES,
+    "attend_latents_int8": ATTEND_PHASES,
     "latent_project": LATENT_PHASES,
     "latent_queries": QUERY_PHASES,
     "latent_values": VALUE_PHASES,

@@ -32,6 +32,9 @@ KERNELS = {
     "mamba2": "program.mamba2_step:mamba2",
     "mamba2_output": "program.mamba2_step:mamba2_output",
     "attention_output": "program.attention_step:attention_output",
+    "attend_latents_float32": "program.latent_step:attend_latents_float32",
+    "attend_latents_float16": "program.latent_step:attend_latents_float16",
+    "attend_latents_int8": "program.latent_step:attend_latents_int8",
     "latent_project": "program.latent_step:latent_project",
     "latent_queries": "program.latent_step:latent_queries",
     "latent_values": "program.latent_step:latent_values",
@@ -83,16 +86,16 @@ attribute and, of a dict, the key.
 """
 
 
-ATTEND = "attend"
+ATTEND, ATTEND_LATENTS = "attend", "attend_latents"
 MIXERS: Mapping[type[TokenMixer], tuple[str, ...]] = {
-    LatentAttentionSpec: ("latent_project", "latent_queries", ATTEND, "latent_values"),
+    LatentAttentionSpec: ("latent_project", "latent_queries", ATTEND_LATENTS, "latent_values"),
     DeltaNetSpec: ("project_delta", "delta_rule"),
     ShortConvSpec: ("short_conv",),
     Mamba2Spec: ("mamba2",),
     AttentionAndMamba2Spec: ("project", ATTEND, "mamba2", "mamba2_output"),
 }
-"""The operations of each kind of layer that has something else in place of attention; `ATTEND` among them
-is attention over the cache. `attention_output` follows."""
+"""The operations of each kind of layer that has something else in place of attention; `ATTEND` and
+`ATTEND_LATENTS` among them are attention over the cache. `attention_output` follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +109,9 @@ class Operation:
 
 def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
     """The operations of a step, in order. `kv_kind` is how the KV cache is stored."""
-    attend = {
-        layout.KV_FLOAT32: "attend_float32",
-        layout.KV_FLOAT16: "attend_float16",
-        layout.KV_INT8: "attend_int8",
-    }[kv_kind]
+    kind = {
+        layout.KV_FLOAT32: "float32", layout.KV_FLOAT16: "float16", layout.KV_INT8: "int8"
+    }[kv_kind]  # fmt: skip
     operations: list[tuple[str, int | None]] = [("embed", None)]
     if spec.layer_inputs:
         operations.append(("layer_inputs", None))
@@ -119,7 +120,9 @@ def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
     for layer in range(spec.num_layers):
         mixer = spec.mixer(layer)
         mixing = MIXERS[type(mixer)] if mixer else ("project", ATTEND)
-        names = [attend if name == ATTEND else name for name in mixing]
+        names = [
+            f"{name}_{kind}" if name in (ATTEND, ATTEND_LATENTS) else name for name in mixing
+        ]
         if spec.altup:
             operations.append(("altup_predict", layer))
         ffn = [] if layer in spec.no_ffn else [*_ffn(spec, layer)]

@@ -1,6 +1,6 @@
-"""Latent attention: what comes before attention over the latents in the cache, and after it.
+"""Latent attention: what comes before attention over the latents in the cache, that itself, and what follows.
 
-See `LatentAttentionSpec`. A key in the cache is the rotated part that all heads share, then the latent.
+See `LatentAttentionSpec`. A key is the rotated part that all heads share, then the latent.
 """
 
 from __future__ import annotations
@@ -8,8 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from quire.engines.native.cpu.compiler.language import kernel
-from quire.engines.native.cpu.kernels.attention import store_keys, store_values
+from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SCRATCH_ROWS
+from quire.engines.native.cpu.kernels.latent_attention import (
+    attend_latents,
+    parts_of,
+    store_latent,
+)
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
 from quire.engines.native.cpu.kernels.rowwise import (
     copy_row,
@@ -17,9 +22,9 @@ from quire.engines.native.cpu.kernels.rowwise import (
     rotate_heads,
     task_range,
 )
-from quire.engines.native.cpu.kernels.simd import NO
+from quire.engines.native.cpu.kernels.simd import NO, get_int64
 from quire.engines.native.cpu.program import arguments
-from quire.engines.native.cpu.program.arguments import LatentAttention, Step
+from quire.engines.native.cpu.program.arguments import Attention, LatentAttention, Step
 from quire.engines.native.cpu.program.linear_phases import (
     input_phases,
     map_columns,
@@ -75,13 +80,11 @@ def _store(step: Step, own: LatentAttention, row: int) -> None:
         small = step.gate + 4 * row * own.q_rank
         normalise_row(small, own.q_a_norm, small, own.q_rank, own.eps)
     key = step.keys + 4 * row * (rope + size)
-    latent, slot = key + 4 * rope, step.slots + 8 * row
+    latent = key + 4 * rope
     normalise_row(latent, own.kv_a_norm, latent, size, own.eps)
     _rotate(own, key, step.rope_positions + 4 * row, 1, 1, 0, 1, 1.0)
-    store_keys(key, 1, 1, rope + size, 0, 1, slot, step.block_size, step.kv_kind, own.k_cache,
-               step.num_blocks)  # fmt: skip
-    store_values(latent, 1, 1, size, 0, 1, slot, step.block_size, step.kv_kind, own.v_cache,
-                 step.num_blocks)  # fmt: skip
+    slot = get_int64(step.slots, row)
+    store_latent(key, rope, size, slot, step.block_size, step.kv_kind, own.cache)
 
 
 @kernel
@@ -169,6 +172,34 @@ def latent_queries(thread: int, step: Step, own: LatentAttention, first_phase: i
     if q_b:  # else `latent_project` has made them as they are projected
         map_columns(thread, step, q_b, own.q_b_entry, step.gate, step.up, NO, first_phase)
     _queries_of_heads(thread, step, own, first_phase + arguments.QUERY_HEADS)
+
+
+# ---- attention
+
+
+def _make_attend(kind: int) -> Any:
+    """The operation for a KV cache of this kind."""
+
+    @kernel
+    def attend(thread: int, step: Step, own: Attention, phase: int) -> None:
+        """Attention, in one task for each tile of rows and each part of the heads."""
+        rank = own.value_dim
+        counters, tasks = counters_of(step, phase), step.tile_count * parts_of(own.heads)
+        task = take_task(counters)
+        while task < tasks:
+            attend_latents(task, step.queries, own.heads, rank, own.head_dim - rank,
+                           step.positions, step.block_tables, step.table_width, step.block_size,
+                           kind, own.k_cache, step.tiles, own.out,
+                           scratch_of(thread, step))  # fmt: skip
+            task = next_task(counters)
+        wait_for_phase(step, phase, tasks)
+
+    return attend
+
+
+attend_latents_float32 = _make_attend(layout.KV_FLOAT32)
+attend_latents_float16 = _make_attend(layout.KV_FLOAT16)
+attend_latents_int8 = _make_attend(layout.KV_INT8)
 
 
 # ---- values

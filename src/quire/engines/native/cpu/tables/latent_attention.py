@@ -31,7 +31,7 @@ def latent_attention(weights: Weights, layer: int, memory: LayerMemory) -> Laten
     made.eps = NORM_EPS
     made.angles = memory.angles_of(spec, layer)
     made.is_interleaved, made.scale = spec.interleaved_rope, spec.attention_scale
-    made.k_cache, made.v_cache = memory.cache_addresses(layer)
+    made.cache, _ = memory.cache_addresses(layer)
     made.entry, made.q_b_entry = lora_entry(layer, "q_a"), lora_entry(layer, "q_b")
     return made
 

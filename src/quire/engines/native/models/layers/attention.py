@@ -14,6 +14,8 @@ class AttentionShape:
     head_dim: int
     """Of queries and keys."""
     value_dim: int
+    is_latent: bool = False
+    """Keys are a rotated part and then the value, which the cache holds once for both."""
 
     @property
     def group(self) -> int:

@@ -19,7 +19,7 @@ class LatentAttentionSpec:
     A head's key is a linear map of the latent, followed by the rotated key, which all heads share; its
     value is another linear map of the latent. Neither is ever made: the first map is applied to the query
     instead, and the second to what attention gives. So there is one key-value head, whose key is the
-    rotated part and the latent, and whose value is the latent.
+    rotated part and the latent, and whose value is the latent; the cache holds it once for both.
     """
 
     heads: int
@@ -38,7 +38,8 @@ class LatentAttentionSpec:
     @property
     def shape(self) -> AttentionShape:
         """The sizes of attention over the latents."""
-        return AttentionShape(self.heads, 1, self.rope_dim + self.kv_rank, self.kv_rank)
+        size = self.rope_dim + self.kv_rank
+        return AttentionShape(self.heads, 1, size, self.kv_rank, is_latent=True)
 
     @property
     def q_dim(self) -> int:
