@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.engines.native.cpu.kernels.layout import LINEARS, UNROUNDED
+from quire.engines.native.cpu.weights.adapter import is_inner
 from quire.engines.native.media.encoder import TOWERS
 from quire.engines.native.models.registry import DECODERS, spec_of
 from quire.engines.native.models.spec import DecoderSpec
@@ -59,7 +60,7 @@ def _cells(model_type: str) -> tuple[str, ...]:
         f"`{model_type}`",
         DECODERS[model_type].models,
         "experts" if spec.experts else "dense",
-        _of_maps(roles, {role for role in roles if role in LINEARS or _is_sparse(role)}),
+        _of_maps(roles, {role for role in roles if role in LINEARS or is_inner(role)}),
         _of_maps(roles, {role for role in roles if role.rpartition(".")[2] in ROUNDED}),
         ", ".join(files) or "no",
         ", ".join(sorted(tower.kinds)) if tower else "no",
@@ -94,11 +95,6 @@ def _matrices(spec: DecoderSpec) -> set[str]:
     tensors = (one for layer in range(spec.num_layers) for one in spec.layer_tensors(layer))
     roles = (one.role.split(".") for one in tensors if len(one.shape) == 2)
     return {".".join((parts[0], parts[-1])) if len(parts) > 1 else parts[0] for parts in roles}
-
-
-def _is_sparse(role: str) -> bool:
-    """Whether a matrix is one of a sparse FFN, all of which adapters may change."""
-    return role in ("router", "shared_score") or role.startswith("experts.")
 
 
 def _of_maps(roles: set[str], served: set[str]) -> str:

@@ -241,9 +241,9 @@ class BatchAdapters:
         struct.mask = np.bitwise_or.reduce([adapter.mask for adapter in own])
         rank = max(adapter.largest_rank for adapter in own)
         self._make_products(rank)
-        has_experts = any(adapter.has_experts for adapter in own)
-        struct.expert_kernel = kernel_address("lora_experts") if has_experts else 0
-        if has_experts:
+        has_inner = any(adapter.has_inner for adapter in own)
+        struct.inner_kernel = kernel_address("lora_inner") if has_inner else 0
+        if has_inner:
             self._make_thread_products(rank)
         return struct
 

@@ -96,9 +96,7 @@ def test_attention_over_latents(
     q[..., :rope] /= 7
     result = run(batch, q, keys, rope, kind, block_size)
     held = held_by(kind, keys, rope)
-    np.testing.assert_allclose(
-        result, expected(batch, q, held, rope, block_size), atol=3e-5
-    )
+    np.testing.assert_allclose(result, expected(batch, q, held, rope, block_size), atol=3e-5)
     error = np.abs(result - expected(batch, q, keys, rope, block_size)).max()
     assert error < {layout.KV_FLOAT32: 3e-5, layout.KV_FLOAT16: 2e-3, layout.KV_INT8: 3e-2}[kind]
 
@@ -119,8 +117,7 @@ def test_nan_shows(kind: int) -> None:
     keys, q = floats(48, 20), floats(1, 2, 20)
     keys[40:] = np.nan
     before, after = (
-        run(make_batch([(range(1), last, [0, 1, 2])]), q, keys, 4, kind)
-        for last in (39, 40)
+        run(make_batch([(range(1), last, [0, 1, 2])]), q, keys, 4, kind) for last in (39, 40)
     )
     assert np.isfinite(before).all()
     assert not np.isfinite(after).any()

@@ -327,6 +327,11 @@ COMPANIES: dict[str, list[dict[str, Any]]] = {
         {"r": 3, "target_modules": [], "target_parameters": [FUSED[1], "mlp.gate.weight"]},
         {"r": 2, "target_modules": ["shared_expert_gate", "shared_expert.down_proj"]},
     ],
+    "deepseek_v3": [
+        {"r": 5, "target_modules": ["kv_b_proj"]},
+        {"r": 16, "target_modules": ["q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "gate_proj"]},
+        {"r": 3, "target_modules": ["o_proj"]},
+    ],
 }
 
 
@@ -483,6 +488,46 @@ def test_an_adapter_of_other_experts(load: Any, tmp_path: Path) -> None:
         )
         with pytest.raises(AdapterError, match=r"model has 20 experts of shapes \[72, 64\]"):
             load(model).load_adapter(checked(adapter, model))
+
+
+@pytest.mark.parametrize(
+    ("kind", "modules"),
+    [
+        ("deepseek_v3", ["kv_b_proj"]),
+        ("deepseek_v2", ["q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "down_proj"]),
+        ("glm4_moe_lite", "all-linear"),
+        ("youtu", "all-linear"),
+        ("youtu_full_queries", "all-linear"),
+        ("minicpm3", ["q_a_proj", "q_b_proj", "kv_b_proj"]),
+    ],
+)
+def test_latent_attention(kind: str, modules: Any, load: Any, tmp_path: Path) -> None:
+    """What makes keys and values of latents is never multiplied with: its parts are, head by head."""
+    model = make_random_model(tmp_path / "model", kind)
+    adapter = make_random_adapter(
+        tmp_path / "adapter", model, target_modules=modules, use_rslora=True
+    )
+    ids = random_ids(LENGTH)
+    wanted = of_torch(load_peft(model, adapter), ids)
+    runner = load(model)
+    loaded = runner.load_adapter(checked(adapter, model))
+    found = logits_of(runner, ids, adapter=loaded)
+    np.testing.assert_allclose(found, wanted, atol=2e-4)
+    base = logits_of(runner, ids)
+    assert np.abs(found - base).max() > 0.05
+    for threads in (2, 5):
+        other = load(model, num_threads=threads)
+        again = logits_of(other, ids, [7, 64, 1], adapter=other.load_adapter(loaded_again(adapter)))
+        np.testing.assert_array_equal(again, found)
+
+
+def test_heads_share_a_matrix(load: Any, tmp_path: Path) -> None:
+    """An adapter of latent attention takes little more memory than its file."""
+    model = make_random_model(tmp_path / "model", "deepseek_v3", kv_lora_rank=512)
+    adapter = make_random_adapter(tmp_path / "adapter", model, target_modules=["kv_b_proj"], r=16)
+    loaded = load(model).load_adapter(checked(adapter, model))
+    size = (adapter / "adapter_model.safetensors").stat().st_size
+    assert size < loaded.nbytes < 2.5 * size
 
 
 # --- refusals ------------------------------------------------------------------------------------

@@ -148,7 +148,10 @@ def _make_score_rows(kind: int) -> Any:
             left, source = pairs - pair, q + pair * q_stride
             count = TILE_ROWS if left >= TILE_ROWS else min(left, 2)
             for position in range(0, block_size, _POSITIONS):
-                at, out = keys + position * key_stride, scores + 4 * (pair * SCORE_STRIDE + position)
+                at, out = (
+                    keys + position * key_stride,
+                    scores + 4 * (pair * SCORE_STRIDE + position),
+                )
                 if count == TILE_ROWS:
                     tall(source, q_stride, at, key_stride, size, out, 4 * SCORE_STRIDE, accumulate)
                 elif count == 2:

@@ -51,8 +51,9 @@ SCRATCH_ROWS = 64
 EMBEDDINGS_ENTRY, HEAD_ENTRY, FIRST_LAYER_ENTRY = range(3)
 LORA_MAPS = len(LINEARS)  # entries of a layer
 LORA_MAPS_OF_INPUT = 6  # the most that read one input
-# They may have further ones for the sparse FFN of each layer: router, shared score, and gate, up and down
-# of each expert.
+# They may have further ones, whose small products each task computes for itself: for the sparse FFN of each
+# layer router, shared score, and gate, up and down of each expert; then for latent attention the map of each
+# head's key, and of each head's value.
 ROUTER_ENTRY, SHARED_SCORE_ENTRY, FIRST_EXPERT_ENTRY = range(3)
 LORA_PANEL = 16  # columns of b that are stored together; whole registers
 LORA_GRAIN, LORA_PIECES = 4, 4  # the rank is cut into at most 4 pieces, of at least 4 each
@@ -72,6 +73,17 @@ def expert_entry(role: str) -> int:
         return ROUTER_ENTRY if role == "router" else SHARED_SCORE_ENTRY
     _, expert, own = role.split(".")
     return FIRST_EXPERT_ENTRY + len(EXPERT_MAPS) * int(expert) + EXPERT_MAPS.index(own)
+
+
+def inner_entries(experts: int, heads: int) -> int:
+    """How many of these entries a layer has, with so many experts and heads of latent attention."""
+    return expert_entries(experts) + 2 * heads
+
+
+def head_entry(role: str, experts: int, heads: int) -> int:
+    """The entry of a head's map, `k.<i>` or `v.<i>`, among those of its layer."""
+    which, _, head = role.partition(".")
+    return expert_entries(experts) + ("k", "v").index(which) * heads + int(head)
 
 
 def padded(size: int) -> int:

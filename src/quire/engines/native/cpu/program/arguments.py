@@ -37,7 +37,7 @@ class LoraAdapter(Struct):
     embeddings: int  # (vocabulary, hidden)
     is_bfloat16: bool
     entries: Structs[LoraEntry]  # EMBEDDINGS_ENTRY, HEAD_ENTRY, then LORA_MAPS of each layer
-    expert_entries: Structs[LoraEntry] | None  # see `layout.FIRST_EXPERT_ENTRY`
+    inner_entries: Structs[LoraEntry] | None  # see `layout.inner_entries`
 
 
 class LoraRun(Struct):
@@ -70,8 +70,8 @@ class LoraBatch(Struct):
     h: int  # the small products x @ a.T, of the maps of one input
     h_bytes: int  # from one map's to the next
     h_stride: int  # from one row to the next, of the largest rank
-    expert_kernel: int  # the address of `lora.add_expert_products`; 0 if no adapter has some
-    thread_h: int  # for the small products of experts: SCRATCH_ROWS rows of each thread
+    inner_kernel: int  # the address of `lora.add_inner_products`; 0 if no adapter has such entries
+    thread_h: int  # for the small products of these: SCRATCH_ROWS rows of each thread
     thread_h_bytes: int  # from one thread's to the next
 
 
@@ -263,6 +263,7 @@ class LatentAttention(Struct):
     cache: int  # of latents and rotated keys
     entry: int  # of adapters, for q_a and kv_a
     q_b_entry: int
+    heads_entry: int  # of the keys of heads among the inner ones; those of values follow
 
 
 (LATENT_MAPS, LATENT_STORE, LATENT_PHASES) = range(INPUT_PHASES, INPUT_PHASES + 3)

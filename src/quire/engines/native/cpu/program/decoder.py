@@ -79,7 +79,7 @@ KERNELS = {
     **{f"linear_{form}_exact": f"kernels.block_linear:EXACT.{form}" for form in FORMS},
     **{f"read_{form}": f"kernels.block_linear:READ.{form}" for form in FORMS},
     "lora": "program.lora:add_products",
-    "lora_experts": "program.lora:add_expert_products",
+    "lora_inner": "program.lora:add_inner_products",
 }
 """The kernels that are compiled each by itself, with the place of each among the modules: the module, the
 attribute and, of a dict, the key.
@@ -120,9 +120,7 @@ def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
     for layer in range(spec.num_layers):
         mixer = spec.mixer(layer)
         mixing = MIXERS[type(mixer)] if mixer else ("project", ATTEND)
-        names = [
-            f"{name}_{kind}" if name in (ATTEND, ATTEND_LATENTS) else name for name in mixing
-        ]
+        names = [f"{name}_{kind}" if name in (ATTEND, ATTEND_LATENTS) else name for name in mixing]
         if spec.altup:
             operations.append(("altup_predict", layer))
         ffn = [] if layer in spec.no_ffn else [*_ffn(spec, layer)]

@@ -24,7 +24,7 @@ from quire.engines.native.cpu.kernels.linear import (
 from quire.engines.native.cpu.kernels.rowwise import copy_row, task_range
 from quire.engines.native.cpu.kernels.simd import NO, get_float32, get_int32, get_int64
 from quire.engines.native.cpu.program.arguments import LoraBatch
-from quire.engines.native.cpu.program.lora import add_expert_lora
+from quire.engines.native.cpu.program.lora import add_inner_lora
 
 _GATE, _UP, _DOWN = range(3)  # the maps of an expert
 
@@ -56,15 +56,15 @@ def router_scores(
     count, out, entry = experts.count, experts.router_scores, experts.first_entry
     linear(task, tasks, x, quantized, rows, experts.router, out, NO)
     first, end = task_range(task, tasks, count, COLUMN_GRAIN)
-    add_expert_lora(
-        adapters, thread, entry + layout.ROUTER_ENTRY, x, 0, rows, out, count, first, end
+    add_inner_lora(
+        adapters, thread, entry + layout.ROUTER_ENTRY, x, 0, 0, rows, out, count, first, end
     )
     score = experts.shared_score
     if score and task == tasks - 1:
         out = experts.shared_scores
         linear(0, 1, x, quantized, rows, score, out, NO)
         entry += layout.SHARED_SCORE_ENTRY
-        add_expert_lora(adapters, thread, entry, x, 0, rows, out, 1, 0, 1)
+        add_inner_lora(adapters, thread, entry, x, 0, 0, rows, out, 1, 0, 1)
 
 
 # ---- the experts
@@ -161,10 +161,10 @@ def experts_gate(
             linear_columns(source, codes, count, gate_map, gate + offset, first, end, NO)
             linear_columns(source, codes, count, up_map, up + offset, first, end, NO)
             rows_of = experts.grouped_rows + 4 * row
-            add_expert_lora(adapters, thread, _entry(experts, expert, _GATE), source, rows_of, count,
-                            gate + offset, columns, first, end)  # fmt: skip
-            add_expert_lora(adapters, thread, _entry(experts, expert, _UP), source, rows_of, count,
-                            up + offset, columns, first, end)  # fmt: skip
+            add_inner_lora(adapters, thread, _entry(experts, expert, _GATE), source, rows_of, 0,
+                           count, gate + offset, columns, first, end)  # fmt: skip
+            add_inner_lora(adapters, thread, _entry(experts, expert, _UP), source, rows_of, 0,
+                           count, up + offset, columns, first, end)  # fmt: skip
             gate_columns(experts.activation, gate + offset, up + offset, count, columns, first, end)
             row += count
         expert += groups
@@ -194,8 +194,8 @@ def experts_down(
             source = gate + _gate_offset(experts, expert, row)
             codes = _quantized(down_map, source, count, quantized)
             linear_columns(source, codes, count, down_map, scratch, first, end, NO)
-            add_expert_lora(adapters, thread, _entry(experts, expert, _DOWN), source,
-                            rows_of + 4 * row, count, scratch, hidden, first, end)  # fmt: skip
+            add_inner_lora(adapters, thread, _entry(experts, expert, _DOWN), source,
+                           rows_of + 4 * row, 0, count, scratch, hidden, first, end)  # fmt: skip
             # The product lies in scratch, since rows of different experts add to one row of out.
             for i in range(count):
                 target = out + 4 * hidden * get_int32(rows_of, row + i)

@@ -9,12 +9,12 @@ from typing import Any
 
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
-from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SCRATCH_ROWS
 from quire.engines.native.cpu.kernels.latent_attention import (
     attend_latents,
     parts_of,
     store_latent,
 )
+from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SCRATCH_ROWS
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
 from quire.engines.native.cpu.kernels.rowwise import (
     copy_row,
@@ -31,7 +31,7 @@ from quire.engines.native.cpu.program.linear_phases import (
     normed_rows,
     quantized_rows,
 )
-from quire.engines.native.cpu.program.lora import add_lora
+from quire.engines.native.cpu.program.lora import add_inner_lora, add_lora
 from quire.engines.native.cpu.program.phases import (
     counters_of,
     next_task,
@@ -121,18 +121,17 @@ def latent_project(thread: int, step: Step, own: LatentAttention, first_phase: i
 
 
 def _make_heads(of_head: Any) -> Any:
-    """The phase of `of_head(step, own, head, row, rows, scratch)` for all heads, in pieces of few rows."""
+    """The phase of `of_head(thread, step, own, head, row, rows)` for all heads, in pieces of few rows."""
 
     @kernel
     def heads(thread: int, step: Step, own: LatentAttention, phase: int) -> None:
-        scratch = scratch_of(thread, step)
         pieces = (step.rows + SCRATCH_ROWS - 1) // SCRATCH_ROWS
         counters, tasks = counters_of(step, phase), own.heads * pieces
         task = take_task(counters)
         while task < tasks:
             row = task // own.heads * SCRATCH_ROWS
             rows = min(SCRATCH_ROWS, step.rows - row)
-            of_head(step, own, task % own.heads, row, rows, scratch)
+            of_head(thread, step, own, task % own.heads, row, rows)
             task = next_task(counters)
         wait_for_phase(step, phase, tasks)
 
@@ -144,10 +143,11 @@ def _make_heads(of_head: Any) -> Any:
 
 @kernel
 def _query_of_head(
-    step: Step, own: LatentAttention, head: int, row: int, rows: int, scratch: int
+    thread: int, step: Step, own: LatentAttention, head: int, row: int, rows: int
 ) -> None:
     """One head's queries in `rows` rows from `row` on: rotated, and multiplied into latents."""
     nope, rope, rank = own.nope_dim, own.rope_dim, own.kv_rank
+    scratch = scratch_of(thread, step)
     made = scratch + 4 * rows * nope
     for i in range(rows):
         source = step.up + 4 * ((row + i) * own.heads + head) * (nope + rope)
@@ -155,6 +155,8 @@ def _query_of_head(
         target = step.queries + 4 * ((row + i) * own.heads + head) * (rope + rank)
         copy_row(source + 4 * nope, target, rope)
     linear_columns(scratch, 0, rows, own.keys[head], made, 0, rank, NO)
+    add_inner_lora(step.adapters, thread, own.heads_entry + head, scratch, 0, row, rows, made, rank,
+                   0, rank)  # fmt: skip
     for i in range(rows):
         target = step.queries + 4 * ((row + i) * own.heads + head) * (rope + rank)
         copy_row(made + 4 * i * rank, target + 4 * rope, rank)
@@ -207,15 +209,17 @@ attend_latents_int8 = _make_attend(layout.KV_INT8)
 
 @kernel
 def _value_of_head(
-    step: Step, own: LatentAttention, head: int, row: int, rows: int, scratch: int
+    thread: int, step: Step, own: LatentAttention, head: int, row: int, rows: int
 ) -> None:
     """One head's values in some rows, from what attention gives of the latents."""
-    rank, size = own.kv_rank, own.value_dim
+    rank, size, scratch = own.kv_rank, own.value_dim, scratch_of(thread, step)
     made = scratch + 4 * rows * rank
     for i in range(rows):
         source = step.up + 4 * ((row + i) * own.heads + head) * rank
         copy_row(source, scratch + 4 * i * rank, rank)
     linear_columns(scratch, 0, rows, own.values[head], made, 0, size, NO)
+    entry = own.heads_entry + own.heads + head
+    add_inner_lora(step.adapters, thread, entry, scratch, 0, row, rows, made, size, 0, size)
     for i in range(rows):
         target = step.attention_out + 4 * ((row + i) * own.heads + head) * size
         copy_row(made + 4 * i * size, target, size)

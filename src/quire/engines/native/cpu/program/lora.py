@@ -213,7 +213,7 @@ def add_lora(
                       adapters.h_stride, out, columns, first, end)  # fmt: skip
 
 
-# ---- experts
+# ---- experts, and heads of latents
 
 
 @kernel
@@ -225,26 +225,26 @@ def _first_row_from(row: int, rows_of: int, first: int, count: int) -> int:
 
 
 @kernel
-def add_expert_products(
-    adapters: LoraBatch, h: int, entry: int, x: int, rows_of: int, count: int, out: int,
+def add_inner_products(
+    adapters: LoraBatch, h: int, entry: int, x: int, rows_of: int, row: int, count: int, out: int,
     columns: int, first: int, end: int,
 ) -> None:  # fmt: skip
     """`out += x @ a.T @ b` in some columns of out (count, columns), each row by its own adapter.
 
-    Row i of x and out is row `rows_of[i]` of the batch, or row i if that is 0. They rise, so that the
-    rows of a run are neighbours here, too. `h` is this thread's, of SCRATCH_ROWS rows: every task
+    Row i of x and out is row `rows_of[i]` of the batch, or row `row + i` if that is 0. They rise, so that
+    the rows of a run are neighbours here, too. `h` is this thread's, of SCRATCH_ROWS rows: every task
     computes the small product for itself, which takes less time than a phase for each expert.
     """
     low = 0
     for index in range(adapters.run_count):
         run = adapters.runs[index]
-        high = min(run.first + run.rows, count)
+        high = max(0, min(run.first + run.rows - row, count))
         if rows_of:
             low = _first_row_from(run.first, rows_of, low, count)
             high = _first_row_from(run.first + run.rows, rows_of, low, count)
         else:
-            low = min(run.first, count)
-        entries = run.adapter.expert_entries
+            low = max(0, min(run.first - row, count))
+        entries = run.adapter.inner_entries
         if entries and low < high:
             own, rows = entries[entry], high - low
             if own.b:
@@ -254,19 +254,19 @@ def add_expert_products(
         low = high
 
 
-_add_expert_products = calling(NOTHING, pointer_to(LoraBatch), *[INT] * 9)
+_add_inner_products = calling(NOTHING, pointer_to(LoraBatch), *[INT] * 10)
 
 
 @kernel
-def add_expert_lora(
-    adapters: LoraBatch | None, thread: int, entry: int, x: int, rows_of: int, count: int, out: int,
-    columns: int, first: int, end: int,
+def add_inner_lora(
+    adapters: LoraBatch | None, thread: int, entry: int, x: int, rows_of: int, row: int, count: int,
+    out: int, columns: int, first: int, end: int,
 ) -> None:  # fmt: skip
-    """`add_expert_products`, if an adapter of the batch has entries for experts."""
-    if adapters and adapters.expert_kernel:
+    """`add_inner_products`, if an adapter of the batch has such entries."""
+    if adapters and adapters.inner_kernel:
         h = adapters.thread_h + thread * adapters.thread_h_bytes
-        _add_expert_products(adapters.expert_kernel, adapters, h, entry, x, rows_of, count, out,
-                             columns, first, end)  # fmt: skip
+        _add_inner_products(adapters.inner_kernel, adapters, h, entry, x, rows_of, row,
+                            count, out, columns, first, end)  # fmt: skip
 
 
 # ---- embeddings

@@ -22,6 +22,7 @@ from quire.engines.native.cpu.tables.maps import (
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, fill_map
 from quire.engines.native.models.layers.experts import ExpertsSpec, Scores
+from quire.engines.native.models.layers.latent_attention import latent_heads
 from quire.engines.native.models.spec import XIELU, Activation
 
 ACTIVATIONS: dict[Activation, int] = {
@@ -84,7 +85,7 @@ def sparse_ffn(weights: Weights, layer: int, scratch: ExpertScratch | None) -> E
     )
     made.stream_scale = stream_scale(weights, layer, "down")
     made.activation = ACTIVATIONS[spec.activation]
-    made.first_entry = layer * layout.expert_entries(spec.experts.total)
+    made.first_entry = layer * layout.inner_entries(spec.experts.total, latent_heads(spec.mixers))
     return made
 
 

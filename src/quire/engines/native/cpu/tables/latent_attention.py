@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from quire.engines.native.cpu.compiler.structs import Structs
+from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.program.arguments import LatentAttention
 from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, norm_of
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, fill_map
-from quire.engines.native.models.layers.latent_attention import NORM_EPS, LatentAttentionSpec
+from quire.engines.native.models.layers.latent_attention import (
+    NORM_EPS,
+    LatentAttentionSpec,
+    latent_heads,
+)
 
 
 def latent_attention(weights: Weights, layer: int, memory: LayerMemory) -> LatentAttention:
@@ -33,6 +38,9 @@ def latent_attention(weights: Weights, layer: int, memory: LayerMemory) -> Laten
     made.is_interleaved, made.scale = spec.interleaved_rope, spec.attention_scale
     made.cache, _ = memory.cache_addresses(layer)
     made.entry, made.q_b_entry = lora_entry(layer, "q_a"), lora_entry(layer, "q_b")
+    experts, heads = spec.experts.total if spec.experts else 0, latent_heads(spec.mixers)
+    of_layer = layer * layout.inner_entries(experts, heads)
+    made.heads_entry = of_layer + layout.head_entry("k.0", experts, heads)
     return made
 
 

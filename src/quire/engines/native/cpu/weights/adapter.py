@@ -6,7 +6,7 @@ was never trained is zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.decoder import Weights, take_rows
 from quire.engines.native.cpu.weights.linear_map import address_of, is_bfloat16, make_map
 from quire.engines.native.cpu.weights.packed import Tensor
+from quire.engines.native.models.layers.latent_attention import latent_heads
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import AdapterError, OutOfMemoryError
@@ -78,6 +79,8 @@ class LoraWeights:
     """How many tokens the head knows; the rows after them are made up."""
     experts: int = 0
     """How many experts a sparse FFN of the model has, with the shared one."""
+    heads: int = 0
+    """How many heads its latent attention has."""
     head_bias: Floats | None = None
     """The bias of the model's head, which one that replaces it has too."""
 
@@ -105,6 +108,7 @@ def lora_weights(adapter: Adapter, weights: Weights) -> LoraWeights:
         maps,
         vocabulary=weights.vocabulary,
         experts=sparse.total if sparse else 0,
+        heads=latent_heads(weights.spec.mixers),
         head_bias=weights.tensors.get("head_bias"),
     )
     targets = _LoraTargets(weights.spec)
@@ -181,12 +185,22 @@ def _is_allowed(role: str, roles: tuple[str, ...]) -> bool:
 
 
 def _is_linear(role: str) -> bool:
-    return role in LINEARS or (_is_sparse(role) and not role.endswith("_bias"))
+    return role in LINEARS or is_inner(role)
 
 
 def _is_sparse(role: str) -> bool:
     """Whether the role is a linear map's of a sparse FFN."""
     return role in ("router", "shared_score") or role.startswith("experts.")
+
+
+def _is_of_head(role: str) -> bool:
+    """Whether the role is the map of one head of latent attention."""
+    return role.startswith(("k.", "v."))
+
+
+def is_inner(role: str) -> bool:
+    """Whether adapters have an inner entry for the role: see `layout.inner_entries`."""
+    return _is_of_head(role) or (_is_sparse(role) and not role.endswith("_bias"))
 
 
 def _roles_in_words(roles: tuple[str, ...]) -> str:
@@ -302,6 +316,8 @@ class _LoraReader:
         bias = None if bias is None else take_rows(bias, target.tensor.rows)
         if LoraPair(a, b, bias).is_zero:
             return
+        if target.tensor.turned:  # (b @ a).T is a.T @ b.T
+            a, b = np.ascontiguousarray(b.T), a.T
         lora_map = self._map_of(target)
         lora_map.add(a, b)
         if bias is not None:
@@ -400,6 +416,8 @@ class CpuAdapter:
         self.mask = 0  # of the entries that it has: see `LoraBatch.mask`
         self.head: LinearMap | None = None  # its own head
         self._arrays: list[NDArray[Any]] = []  # all that the structs have the address of
+        # By where their originals lie, which `weights` keeps: heads of latent attention share a matrix.
+        self._copies: dict[tuple[Any, ...], NDArray[Any]] = {}
         self.struct = LoraAdapter()
         count = layout.FIRST_LAYER_ENTRY + layout.LORA_MAPS * len(weights.layers)
         self.struct.entries = Structs(LoraEntry, count)
@@ -409,10 +427,10 @@ class CpuAdapter:
                 if role in maps and not maps[role].is_empty:
                     entry = layout.FIRST_LAYER_ENTRY + layout.LORA_MAPS * layer + index
                     self._fill_entry(entry, maps[role])
-        self.has_experts = any(_is_sparse(role) for maps in weights.layers for role in maps)
-        if self.has_experts:
-            kernel_address("lora_experts")
-            self._fill_experts(weights)
+        self.has_inner = any(is_inner(role) for maps in weights.layers for role in maps)
+        if self.has_inner:
+            kernel_address("lora_inner")
+            self._fill_inner(weights)
 
     @property
     def nbytes(self) -> int:
@@ -425,6 +443,15 @@ class CpuAdapter:
         aligned[...] = array
         self._arrays.append(aligned)
         return aligned
+
+    def _copy(
+        self, array: Floats, ordered: Callable[[Floats], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """A copy in another order, which is kept; the one that there is, if this is not the first."""
+        key = (array.ctypes.data, array.shape, array.strides, ordered)
+        if key not in self._copies:
+            self._copies[key] = self._keep(ordered(array))
+        return self._copies[key]
 
     def _fill_global(self, weights: LoraWeights) -> None:
         """Enter what the adapter has for embeddings and head."""
@@ -442,16 +469,22 @@ class CpuAdapter:
         if "head" in weights.tables:
             self._fill_entry(layout.HEAD_ENTRY, weights.tables["head"])
 
-    def _fill_experts(self, weights: LoraWeights) -> None:
-        """Enter the maps of sparse FFNs."""
-        of_layer = layout.expert_entries(weights.experts)
+    def _fill_inner(self, weights: LoraWeights) -> None:
+        """Enter the maps of sparse FFNs, and of heads of latent attention."""
+        experts, heads = weights.experts, weights.heads
+        of_layer = layout.inner_entries(experts, heads)
         entries = Structs(LoraEntry, of_layer * len(weights.layers))
-        self.struct.expert_entries = entries
+        self.struct.inner_entries = entries
         for layer, maps in enumerate(weights.layers):
             for role, lora_map in maps.items():
-                if _is_sparse(role) and not lora_map.is_empty:
-                    entry = entries[layer * of_layer + layout.expert_entry(role)]
-                    self._fill(entry, lora_map)
+                if not is_inner(role) or lora_map.is_empty:
+                    continue
+                index = (
+                    layout.head_entry(role, experts, heads)
+                    if _is_of_head(role)
+                    else layout.expert_entry(role)
+                )
+                self._fill(entries[layer * of_layer + index], lora_map)
 
     def _fill_entry(self, index: int, lora_map: LoraMap, *, transposed: bool = False) -> None:
         """Enter one map. `transposed` keeps a as a table with a row for each token."""
@@ -464,10 +497,10 @@ class CpuAdapter:
 
     def _fill(self, entry: LoraEntry, lora_map: LoraMap, *, transposed: bool = False) -> None:
         if lora_map.a is not None and lora_map.b is not None:
-            a = self._keep(lora_map.a.T if transposed else lora_map.a)
+            a = self._copy(lora_map.a, np.transpose if transposed else np.asarray)
             entry.a = make_map(a)
             entry.a.columns = lora_map.rank
-            entry.b = address_of(self._keep(panels_of(lora_map.b)))
+            entry.b = address_of(self._copy(lora_map.b, panels_of))
             self.largest_rank = max(self.largest_rank, lora_map.rank)
         if lora_map.bias is not None:
             entry.bias = address_of(self._keep(lora_map.bias))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from quire.engines.native.models.layers.attention import AttentionShape
@@ -115,3 +115,8 @@ class LatentAttentionSpec:
         yield TensorSpec(role, f"{name}.weight", shape, rows, of_rows)
         if self.bias:
             yield TensorSpec(f"{role}_bias", f"{name}.bias", shape[:1], rows, of_rows)
+
+
+def latent_heads(mixers: Iterable[object]) -> int:
+    """The heads of a model's latent attention; 0 if it has none."""
+    return max((one.heads for one in mixers if isinstance(one, LatentAttentionSpec)), default=0)
