@@ -329,8 +329,9 @@ COMPANIES: dict[str, list[dict[str, Any]]] = {
     ],
     "deepseek_v3": [
         {"r": 5, "target_modules": ["kv_b_proj"]},
-        {"r": 16, "target_modules": ["q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "gate_proj"]},
+        {"r": 16, "target_modules": ["q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"]},
         {"r": 3, "target_modules": ["o_proj"]},
+        {"r": 2, "target_modules": ["kv_b_proj", "q_a_proj"], "use_rslora": True},
     ],
 }
 
