@@ -46,5 +46,4 @@ class LayerMemory:
 
     def cache_addresses(self, layer: int) -> tuple[int, int]:
         """Where the keys and the values of a layer are."""
-        keys, values = self.cache.layer_arrays(layer)
-        return address_of(keys), address_of(values)
+        return self.cache.addresses(layer)

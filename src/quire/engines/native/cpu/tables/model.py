@@ -146,6 +146,7 @@ class ModelTables:
     ) -> None:
         self._step = step
         step.kv_kind = cache.kind
+        step.k_run, step.v_run = cache.run_bytes
         step.state_stride = states.stride
         self._max_rows, self._num_threads = max_rows, num_threads
         self._scratch: list[NDArray[Any]] = []
