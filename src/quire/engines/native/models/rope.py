@@ -190,7 +190,7 @@ def override_rope(spec: DecoderSpec, kind: str | None) -> DecoderSpec:
     if kind not in OVERRIDES:
         raise ConfigError(f"rope_scaling {kind!r} is unknown; known: none, {', '.join(OVERRIDES)}")
     own = spec.rope
-    if own is None:
+    if own is None or own.is_local:
         raise ConfigError(
             f"rope_scaling {kind}: a model of the type {spec.model_type} has no rotary embedding that "
             "could be scaled; leave it out"

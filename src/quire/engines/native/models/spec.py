@@ -90,7 +90,8 @@ class DecoderSpec:
     @property
     def rope(self) -> RopeSpec | None:
         """The rotary embedding, of layers without a window if these have their own; None for none."""
-        return next((rope for rope, _ in self.ropes if not rope.is_local), None)
+        ropes = sorted((rope for rope, _ in self.ropes), key=lambda rope: rope.is_local)
+        return ropes[0] if ropes else None
 
     @property
     def uses_mrope(self) -> bool:
