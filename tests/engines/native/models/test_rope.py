@@ -112,7 +112,7 @@ def test_scalings_of_a_part_of_a_head(scaling: dict[str, Any], share: float) -> 
 
 
 def test_an_override_leaves_windows_their_own() -> None:
-    own = spec(model_type="gemma3_text", head_dim=64)
+    own = spec(model_type="gemma3_text", head_dim=64, num_hidden_layers=6)
     found = override_rope(own, "linear")
     assert local_rope(found) == local_rope(own)
     assert (rope(found).kind, rope(found).theta) == ("linear", 1e6)
