@@ -50,6 +50,11 @@ def attention(found: DecoderSpec) -> AttentionSpec:
     return found.attention
 
 
+def rope_of(found: DecoderSpec) -> RopeSpec:
+    assert found.rope is not None
+    return found.rope
+
+
 def shape(found: DecoderSpec, layer: int | None = None) -> AttentionShape:
     if layer is None:
         return attention(found).shape
@@ -146,7 +151,11 @@ def test_gemma_windows_and_ropes() -> None:
         model_type="gemma3_text", rope_scaling={"type": "linear", "factor": 8.0}, **old, **layers
     )
     assert found.windows == (9, 0, 9, 0, 9, 0)
-    assert (found.rope.kind, found.rope.theta, found.rope.factor) == ("linear", 5e5, 8.0)
+    assert (rope_of(found).kind, rope_of(found).theta, rope_of(found).factor) == (
+        "linear",
+        5e5,
+        8.0,
+    )
     assert (local_rope(found).kind, local_rope(found).theta) == ("default", 7e3)
 
 
@@ -193,7 +202,7 @@ def test_olmo_hybrid() -> None:
     assert without_rope(found) == (3,)
     rope = {"rope_type": "default", "rope_theta": 5e5}
     found = spec(model_type="olmo_hybrid", num_hidden_layers=4, rope_parameters=rope)
-    assert (without_rope(found), found.rope.theta) == ((), 5e5)
+    assert (without_rope(found), rope_of(found).theta) == ((), 5e5)
     roles = [{one.role for one in found.layer_tensors(layer)} for layer in (2, 3)]
     assert "attention_norm" in roles[0]
     assert "post_attention_norm" not in roles[0]
@@ -212,7 +221,7 @@ def test_gemma3n_config_leaves_out_what_is_the_default() -> None:
     )
     assert ffn(found, 10).gate_cutoff is None
     assert ffn(found, 9).gate_cutoff == pytest.approx(1.6448536)
-    assert (found.rope.theta, local_rope(found).theta, found.head.cap) == (1e6, 1e4, 30.0)
+    assert (rope_of(found).theta, local_rope(found).theta, found.head.cap) == (1e6, 1e4, 30.0)
     bare = found.names.bare()
     assert (bare.altup_ends, bare.layer_inputs) == (
         "altup_unembed_projections.{}",
@@ -237,7 +246,11 @@ def test_gemma4_layers_that_share_keys() -> None:
     assert [ffn(found, layer).size for layer in range(10)] == [6144] * 6 + [12_288] * 4
     assert [shape(found, layer).head_dim for layer in (3, 4)] == [256, 512]
     assert [found.layers[layer].cached_shape is None for layer in (5, 6, 9)] == [False, True, True]
-    assert (found.rope.kind, found.rope.partial, rotary_dim(found)) == ("proportional", 0.25, 512)
+    assert (rope_of(found).kind, rope_of(found).partial, rotary_dim(found)) == (
+        "proportional",
+        0.25,
+        512,
+    )
     assert found.layer_inputs == LayerInputsSpec(262_144, 256)
     assert (attention(found).scale, found.head.cap, found.head.tied) == (1.0, 30.0, True)
     roles = [{tensor.role for tensor in found.layer_tensors(layer)} for layer in (0, 6)]
@@ -277,7 +290,7 @@ def test_gemma4_experts() -> None:
 def test_smollm3_layers() -> None:
     base = {"model_type": "smollm3", "num_hidden_layers": 4}
     found = spec(**base)
-    assert (without_rope(found), found.windows, found.rope.theta) == ((3,), (0,) * 4, 2e6)
+    assert (without_rope(found), found.windows, rope_of(found).theta) == ((3,), (0,) * 4, 2e6)
     found = spec(**base, no_rope_layers=[0, 1, 0, 1], use_sliding_window=True, sliding_window=8)
     assert (without_rope(found), found.windows) == ((0, 2), (8, 0, 8, 0))
     with pytest.raises(ModelError, match="no_rope_layers"):
@@ -288,8 +301,12 @@ def test_phi3_rope() -> None:
     longrope = {"short_factor": [1.0] * 6, "long_factor": [2.0] * 6, "type": "su"}
     base = {"model_type": "phi3", "partial_rotary_factor": 0.75, "rope_scaling": longrope}
     found = spec(**base, max_position_embeddings=8192)
-    assert (rotary_dim(found), found.rope.kind, found.rope.positions) == (12, "longrope", 4096)
-    assert (found.rope.factor, found.max_positions, found.windows) == (2.0, 8192, (0, 0))
+    assert (rotary_dim(found), rope_of(found).kind, rope_of(found).positions) == (
+        12,
+        "longrope",
+        4096,
+    )
+    assert (rope_of(found).factor, found.max_positions, found.windows) == (2.0, 8192, (0, 0))
     with pytest.raises(ModelError, match=r"short_factor is 'a list of 6'.*a list of 8"):
         spec(**{**base, "partial_rotary_factor": 1.0})
     with pytest.raises(ModelError, match="partial_rotary_factor"):
@@ -408,7 +425,7 @@ def test_gpt_oss() -> None:
         True,
         1e-5,
     )
-    rope = found.rope
+    rope = rope_of(found)
     assert (rope.kind, rope.theta, rope.factor, rope.truncate) == ("yarn", 150_000, 32, False)
     assert found.max_positions == 131_072
     experts = found.experts
@@ -454,7 +471,11 @@ def test_gpt_oss_as_the_hub_has_it() -> None:
     assert found.quantization is not None
     assert (found.quantization.method, found.quantization.rules) == ("mxfp4", ())
     assert found.windows == (128, 0) * 12
-    assert (found.rope.theta, found.rope.positions, found.rope.truncate) == (150_000, 4096, False)
+    assert (rope_of(found).theta, rope_of(found).positions, rope_of(found).truncate) == (
+        150_000,
+        4096,
+        False,
+    )
     assert found.experts is not None
     assert (found.experts.count, found.experts.per_token) == (32, 4)
 
@@ -482,7 +503,7 @@ def test_wrong_values_of_qwen2_moe(changes: dict[str, Any], text: str) -> None:
 
 def test_cohere() -> None:
     found = spec(model_type="cohere")
-    assert (found.head.scale, found.rope.theta, found.final_norm.eps) == (0.0625, 5e5, 1e-5)
+    assert (found.head.scale, rope_of(found).theta, found.final_norm.eps) == (0.0625, 5e5, 1e-5)
     assert (found.head.tied, found.layers[0].flow) == (True, "parallel_one_norm")
     assert (attention(found).norms, attention(found).qkv_bias) == (None, False)
     norms = attention(spec(model_type="cohere", use_qk_norm=True)).norms
@@ -547,21 +568,25 @@ def test_shares_of_heads_that_are_rotated() -> None:
         assert rotary_dim(spec(model_type=model_type)) == share
     old = {"rotary_pct": 0.5, "rotary_emb_base": 7000}
     found = spec(model_type="gpt_neox", **old)
-    assert (rotary_dim(found), found.rope.theta) == (8, 7000)
+    assert (rotary_dim(found), rope_of(found).theta) == (8, 7000)
 
 
 def test_hunyuans_alpha_makes_the_base_larger() -> None:
     rope = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
     found = spec(model_type="hunyuan_v1_dense", rope_scaling=rope, max_position_embeddings=512)
-    assert (found.rope.kind, found.max_positions) == ("default", 512)
-    assert found.rope.theta == pytest.approx(10_000 * 1000 ** (16 / 14))
+    assert (rope_of(found).kind, found.max_positions) == ("default", 512)
+    assert rope_of(found).theta == pytest.approx(10_000 * 1000 ** (16 / 14))
     found = spec(model_type="hunyuan_v1_dense", rope_scaling={"type": "dynamic", "factor": 2.0})
-    assert (found.rope.kind, found.max_positions) == ("dynamic", 256)
+    assert (rope_of(found).kind, found.max_positions) == ("dynamic", 256)
 
 
 def test_apertus_scales_its_rotary_embedding_if_nothing_is_said() -> None:
     found = spec(model_type="apertus")
-    assert (found.rope.kind, found.rope.theta, ffn(found).activation) == ("llama3", 12e6, "xielu")
+    assert (rope_of(found).kind, rope_of(found).theta, ffn(found).activation) == (
+        "llama3",
+        12e6,
+        "xielu",
+    )
     assert (attention(found).norms is None, ffn(found).gated) == (False, False)
     plain = spec(model_type="apertus", rope_parameters={"rope_type": "default"}, hidden_act="relu2")
     assert (plain.rope.kind, plain.rope.theta, ffn(plain).activation) == ("default", 12e6, "relu2")
@@ -830,11 +855,11 @@ def assert_as_transformers_reads_it(found: DecoderSpec, config: Any) -> None:
         config.rms_norm_eps,
     )
     rope = config.rope_parameters
-    assert found.rope.theta == rope["rope_theta"]
-    assert found.rope.kind == rope["rope_type"]
-    if found.rope.kind != "default":
-        assert found.rope.factor == rope["factor"]
-        assert found.rope.positions == rope["original_max_position_embeddings"]
+    assert rope_of(found).theta == rope["rope_theta"]
+    assert rope_of(found).kind == rope["rope_type"]
+    if rope_of(found).kind != "default":
+        assert rope_of(found).factor == rope["factor"]
+        assert rope_of(found).positions == rope["original_max_position_embeddings"]
     types = getattr(config, "layer_types", None) or ["full_attention"] * found.num_layers
     window = getattr(config, "sliding_window", None) or 0
     wanted = tuple(window if one == "sliding_attention" else 0 for one in types)
