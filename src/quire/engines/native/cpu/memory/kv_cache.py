@@ -51,7 +51,7 @@ class KvCache:
     ) -> None:
         self.kind = KV_KINDS[dtype]
         self._layers: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
-        shapes = {layer: spec.cached_shape(layer) for layer in range(spec.num_layers)}
+        shapes = {index: layer.cached_shape for index, layer in enumerate(spec.layers)}
         sizes = {
             layer: (shape.kv_heads, _head_sizes(shape, block_size, self.kind))
             for layer, shape in shapes.items()
@@ -100,7 +100,7 @@ def _head_sizes(shape: AttentionShape, block_size: int, kind: int) -> tuple[int,
 
 def block_bytes(spec: DecoderSpec, block_size: int, kv_dtype: KvDtype = "float32") -> int:
     """Bytes of one block of the KV cache, over all layers."""
-    shapes = (spec.cached_shape(layer) for layer in range(spec.num_layers))
+    shapes = (layer.cached_shape for layer in spec.layers)
     return sum(
         shape.kv_heads * sum(_head_sizes(shape, block_size, KV_KINDS[kv_dtype]))
         for shape in shapes
