@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.registry import DECODERS, spec_of
 from quire.engines.native.models.rope import inverse_frequencies
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import ModelError, UnsupportedModelError, WeightsError
 from quire.gguf.arch_header import shortest
 from quire.gguf.arch_rope import share
@@ -215,15 +216,16 @@ def test_granites_scales(spec: Any) -> None:
         ".logit_scale": 8.0,
     }
     found = spec("granite", **keys)
-    assert (found.attention_multiplier, found.embedding_scale) == (0.015625, 12.0)
-    assert (found.residual_scale, found.logits_scale) == (0.22, 0.125)
+    assert (found.attention.scale, found.embeddings.scale) == (0.015625, 12.0)
+    assert (found.residual_scale, found.head.scale) == (0.22, 0.125)
     found = spec("granite")
-    assert (found.attention_multiplier, found.embedding_scale) == (0.25, 1.0)
-    assert (found.residual_scale, found.logits_scale) == (1.0, 1.0)
+    assert (found.attention.scale, found.embeddings.scale) == (0.25, 1.0)
+    assert (found.residual_scale, found.head.scale) == (1.0, 1.0)
 
 
 def test_smollm3_has_no_rope_in_every_fourth_layer(spec: Any) -> None:
-    assert spec("smollm3", **{".block_count": 9}).no_rope == (3, 7)
+    layers = spec("smollm3", **{".block_count": 9}).layers
+    assert [n for n, layer in enumerate(layers) if layer.mixer.rope is None] == [3, 7]
 
 
 EXPERTS = {".expert_count": 4, ".expert_used_count": 2}
@@ -247,11 +249,11 @@ def test_whether_the_weights_of_experts_sum_to_one(
 def test_sizes_of_experts(spec: Any) -> None:
     sizes = {".expert_feed_forward_length": 24, ".expert_shared_feed_forward_length": 40}
     found = spec("qwen2moe", **EXPERTS, **sizes)
-    assert (found.experts.ffn_size, found.experts.shared_size, found.ffn_size) == (24, 40, 96)
+    assert (found.experts.ffn_size, found.experts.shared_size) == (24, 40)
     found = spec("qwen2moe", **EXPERTS)
     assert (found.experts.ffn_size, found.experts.shared_size) == (48, 96)
     found = spec("qwen3moe", **EXPERTS, **sizes, **{".feed_forward_length": 0})
-    assert (found.experts.ffn_size, found.experts.shared_size, found.ffn_size) == (24, 0, 24)
+    assert (found.experts.ffn_size, found.experts.shared_size) == (24, 0)
     assert spec(**EXPERTS).experts.ffn_size == 96
 
 
@@ -284,8 +286,11 @@ def test_gemma3_scales_full_layers_only(spec: Any) -> None:
     window = {".attention.sliding_window": 9}
     for extra, base in (({}, 1e4), ({".rope.freq_base_swa": 2e4}, 2e4)):
         found = spec("gemma3", **scaling, **window, **extra, **{".rope.freq_base": 1e6})
-        assert found.rope_of(0) == RopeSpec(theta=base, positions=128)
-        assert found.rope_of(5) == RopeSpec("linear", theta=1e6, factor=8.0, positions=128)
+        local = RopeSpec(theta=base, positions=128, is_local=True)
+        assert found.layers[0].mixer.rope == local
+        assert found.layers[5].mixer.rope == RopeSpec(
+            "linear", theta=1e6, factor=8.0, positions=128
+        )
 
 
 def test_olmo3_scales_full_layers_only(spec: Any) -> None:
@@ -298,8 +303,9 @@ def test_olmo3_scales_full_layers_only(spec: Any) -> None:
         ".rope.freq_base": 5e5,
     }
     found = spec("olmo2", **keys)
-    assert found.rope_of(0) == RopeSpec(theta=5e5, positions=128)
-    assert found.rope_of(3).kind == "yarn"
+    local = RopeSpec(theta=5e5, positions=128, is_local=True)
+    assert found.layers[0].mixer.rope == local
+    assert found.layers[3].mixer.rope.kind == "yarn"
     assert found.max_positions == 256
 
 
@@ -343,8 +349,13 @@ def test_yarn_mixed_in_another_way_is_refused(config: Any) -> None:
         config(**YARN, **{".rope.scaling.yarn_ext_factor": 0.5})
 
 
+def rotary_dim(spec: DecoderSpec) -> int:
+    rope, head_dim = spec.ropes[0]
+    return rope.size(head_dim)
+
+
 def scale(spec: DecoderSpec) -> float:
-    return inverse_frequencies(spec.rope, spec.head_dim, 64)[1]
+    return inverse_frequencies(*spec.ropes[0], 64)[1]
 
 
 def test_yarns_scale(spec: Any) -> None:
@@ -445,10 +456,10 @@ def test_longrope_is_by_the_length_of_the_text(spec: Any) -> None:
     """llama.cpp #24823: the long factors for short texts. No key says that it is LongRoPE."""
     tensors = longrope(6)
     found = spec("phi3", tensors, **PHI)
-    assert (found.rope.kind, found.rope.positions, found.rotary_dim) == ("longrope", 32, 12)
+    assert (found.rope.kind, found.rope.positions, rotary_dim(found)) == ("longrope", 32, 12)
     plain, _ = inverse_frequencies(RopeSpec(theta=1e4, partial=0.75), 16, 64)
     for length, name in ((32, "short"), (33, "long")):
-        frequencies, factor = inverse_frequencies(found.rope, found.head_dim, length)
+        frequencies, factor = inverse_frequencies(*found.ropes[0], length)
         np.testing.assert_array_equal(frequencies, plain / tensors[f"rope_factors_{name}.weight"])
         assert np.float32(factor) == np.float32(1.19)
 
@@ -507,8 +518,8 @@ def test_divisors_that_are_none(config: Any, values: NDArray[Any], problem: str)
 
 def test_a_part_of_each_head_is_rotated(spec: Any) -> None:
     for architecture in ("phi3", "chatglm", "glm4"):
-        assert spec(architecture, **{".rope.dimension_count": 6}).rotary_dim == 6
-        assert spec(architecture).rotary_dim == 16
+        assert rotary_dim(spec(architecture, **{".rope.dimension_count": 6})) == 6
+        assert rotary_dim(spec(architecture)) == 16
     with pytest.raises(UnsupportedModelError, match=r"dimension_count is 8.* all 16 dimensions"):
         spec(**{".rope.dimension_count": 8})
 
@@ -810,7 +821,8 @@ def test_any_metadata_gives_a_model_or_a_named_refusal(
     else:
         named = ""
         assert found.num_layers <= 2
-        inverse_frequencies(found.rope, found.head_dim, 64)
+        for rope, head_dim in found.ropes:
+            inverse_frequencies(rope, head_dim, 64)
         for name in source.names():
             assert source.tensor(name).data.ndim == 2
     assert not named or "any.gguf" in named

@@ -99,7 +99,7 @@ def test_logits_equal_transformers_with_the_weights_multiplied_out(
 ) -> None:
     folder, full = quantise_folder(tmp_path, name)
     np.testing.assert_allclose(runner_logits(folder), oracle_logits(load_oracle(full)), atol=1e-4)
-    tied = read_spec(folder).tied_embeddings
+    tied = read_spec(folder).head.tied
     weights = load_weights(read_spec(folder), folder, "float32")
     assert (weights.tensors["head"] is weights.tensors["embeddings"]) == tied
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.convert.merging import MergedFolder
+from quire.engines.native.models.layers.attention import AttentionSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
 from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.layers.short_conv import ShortConvSpec
@@ -57,13 +58,14 @@ _MAMBA2: Final[Mapping[str, str]] = {
     "gate_norm": "ssm_norm",
 }
 _MIXER_ROLES: Final[Mapping[type[TokenMixer], Mapping[str, str]]] = {
+    AttentionSpec: {},
     Mamba2Spec: {**_MAMBA2, "o": "ssm_out"},
     AttentionAndMamba2Spec: {**_MAMBA2, "ssm_o": "ssm_out"},
     ShortConvSpec: {
         "in": "shortconv.in_proj", "conv": "shortconv.conv", "o": "shortconv.out_proj"
     }
 }  # fmt: skip
-"""The same for what layers have in place of attention."""
+"""The same for what layers have besides attention, or in its place."""
 _FUSED: Final[Mapping[str, str]] = {
     "q": "qkv",
     "k": "qkv",
@@ -112,7 +114,7 @@ def plan_tensors(spec: DecoderSpec, architecture: Architecture) -> list[Planned]
     first, *last = spec.global_tensors()
     planned = [*_planned([first], "", spec, architecture)]
     for layer in range(spec.num_layers):
-        prefix, mixer = f"blk.{layer}.", spec.mixer(layer)
+        prefix, mixer = f"blk.{layer}.", spec.layers[layer].mixer
         planned += _planned(spec.layer_tensors(layer), prefix, spec, architecture, mixer)
     return [*planned, *_planned(last, "", spec, architecture)]
 
@@ -158,7 +160,7 @@ def _name_of(
     joins_qkv = architecture.fused_qkv or architecture.joins_qkv
     if together and (joins_qkv if together == "qkv" else architecture.fused_gate_up):
         return _FUSED_NAMES[together] + suffix
-    has_two = architecture.name == "falcon" and not spec.shared_norm
+    has_two = architecture.name == "falcon" and spec.layers[0].flow != "parallel_one_norm"
     return (_FALCON.get(role, roles[role]) if has_two else roles[role]) + suffix
 
 
@@ -184,8 +186,10 @@ def _shape_of(parts: list[TensorSpec], mixer: TokenMixer | None) -> tuple[int, .
 
 
 def _heads(tensor: TensorSpec, spec: DecoderSpec, architecture: Architecture) -> int:
-    by_role = {"q": spec.num_heads, "k": spec.num_kv_heads}
-    return by_role.get(tensor.role.removesuffix("_bias"), 0) if architecture.interleaved else 0
+    if not architecture.interleaved or spec.attention is None:
+        return 0
+    by_role = {"q": spec.attention.shape.heads, "k": spec.attention.shape.kv_heads}
+    return by_role.get(tensor.role.removesuffix("_bias"), 0)
 
 
 # ---- types
@@ -222,11 +226,11 @@ class Mixture:
 
     def __init__(self, spec: DecoderSpec, architecture: Architecture) -> None:
         self._layers = spec.num_layers
-        self._tied = spec.tied_embeddings
+        self._tied = spec.head.tied
         self._experts = spec.experts.count if spec.experts else 0
         is_70b = spec.num_layers == 80 and architecture.name in ("llama", "qwen2")
-        grouped = architecture.name == "qwen2" or spec.num_heads != spec.num_kv_heads
-        self._is_70b = is_70b and grouped
+        is_grouped = spec.attention is not None and spec.attention.shape.group > 1
+        self._is_70b = is_70b and (architecture.name == "qwen2" or is_grouped)
         self._depth = spec.hidden_size
 
     def kind(self, name: str) -> str:

@@ -27,8 +27,9 @@ def stored_as(
     for slot in range(positions):
         for key in (keys[slot] * -3, keys[slot]):
             latent_attention.store_latent(
-                ptr(key), rope, size - rope, slot, block_size, kind, ptr(cache)
-            )
+                ptr(key), rope, size - rope, slot, block_size, kind, ptr(cache),
+                layout.RUN * each,
+            )  # fmt: skip
     return cache
 
 
@@ -45,8 +46,8 @@ def run(
         scratch = np.full(scratch_floats(heads, size, rank), np.nan, np.float32)
         latent_attention.attend_latents(
             task, ptr(q), heads, rank, rope, ptr(batch.positions), ptr(batch.block_tables),
-            batch.block_tables.shape[1], block_size, kind, ptr(cache), ptr(tiles), ptr(out),
-            ptr(scratch),
+            batch.block_tables.shape[1], block_size, kind, ptr(cache),
+            layout.RUN * cache.shape[1], ptr(tiles), ptr(out), ptr(scratch),
         )  # fmt: skip
     return out
 

@@ -22,6 +22,7 @@ from quire.engines.native.cpu.kernels import builders, layout, simd
 from quire.engines.native.cpu.kernels.attention import (
     BLOCKS_AHEAD,
     block_at,
+    block_place,
     make_add_values,
     multiply_row,
     softmax_chunk,
@@ -64,11 +65,13 @@ def _padded(size: int) -> int:
 
 @outlined
 def store_latent(
-    key: int, rope: int, rank: int, slot: int, block_size: int, kind: int, cache: int
-) -> None:
+    key: int, rope: int, rank: int, slot: int, block_size: int, kind: int, cache: int,
+    run_bytes: int,
+) -> None:  # fmt: skip
     """Write a row's key, the rotated part and then the latent, to a slot of the cache."""
     block, offset = slot // block_size, slot % block_size
-    target, latent = cache + block * block_bytes(kind, rank, rope, block_size), key + 4 * rope
+    each, latent = block_bytes(kind, rank, rope, block_size), key + 4 * rope
+    target = cache + block_place(block, each, run_bytes)
     if kind == KV_FLOAT32:
         row = target + 4 * offset * _padded(rank + rope)
         copy_row(latent, row, rank)
@@ -220,7 +223,8 @@ def _prefetch(address: int, size: int) -> None:
 @kernel
 def _attend_tile(
     q: int, heads: int, first: int, end: int, rank: int, rope: int, row: int, rows: int,
-    positions: int, table: int, block_size: int, kind: int, cache: int, out: int, scratch: int,
+    positions: int, table: int, block_size: int, kind: int, cache: int, run_bytes: int, out: int,
+    scratch: int,
 ) -> None:  # fmt: skip
     """Attend with `rows` rows from `row` on and the heads `first` to `end - 1`."""
     own, size, width = end - first, rank + rope, _padded(rank)
@@ -244,16 +248,17 @@ def _attend_tile(
         for start in range(chunk, high, block_size):
             number = start // block_size
             following = min(number + BLOCKS_AHEAD, final)
-            _prefetch(cache + block_at(table, following) * each, each)
-            _score_block(kind, queries, rank, rope, pairs, cache + block_at(table, number) * each,
-                         block_size, scores + 4 * (start - chunk))  # fmt: skip
+            _prefetch(cache + block_place(block_at(table, following), each, run_bytes), each)
+            block = cache + block_place(block_at(table, number), each, run_bytes)
+            _score_block(kind, queries, rank, rope, pairs, block, block_size,
+                         scores + 4 * (start - chunk))  # fmt: skip
         length = (high - chunk + LANES - 1) // LANES * LANES
         for pair in range(pairs):
             seen = simd.get_int32(positions, row + pair // own) + 1 - chunk
             softmax_chunk(scores + 4 * pair * SCORE_STRIDE, 0, seen, length, states + 8 * pair,
                           outs + 4 * pair * width, width, 0.0, 0.0)  # fmt: skip
         for start in range(chunk, high, block_size):
-            block = cache + block_at(table, start // block_size) * each
+            block = cache + block_place(block_at(table, start // block_size), each, run_bytes)
             _add_values(kind, scores + 4 * (start - chunk), pairs, block, block_size, rank, rope,
                         min(block_size, high - start), outs)  # fmt: skip
     for pair in range(pairs):
@@ -272,16 +277,17 @@ def parts_of(heads: int) -> int:
 @kernel
 def attend_latents(
     task: int, q: int, heads: int, rank: int, rope: int, positions: int, block_tables: int,
-    table_width: int, block_size: int, kind: int, cache: int, tiles: int, out: int, scratch: int,
+    table_width: int, block_size: int, kind: int, cache: int, run_bytes: int, tiles: int, out: int,
+    scratch: int,
 ) -> None:  # fmt: skip
     """One of (number of tiles * parts of the heads) tasks: attend with some of q (rows, heads, rope + rank).
 
     q is scaled and rotated already, its rotated part first; out is (rows, heads, rank).
-    `reference.attention` is the same on arrays.
+    `run_bytes` is from one run of blocks to the next. `reference.attention` is the same on arrays.
     """
     parts = parts_of(heads)
     tile, first = tiles + 24 * (task // parts), task % parts * TILE_PAIRS
     table = block_tables + 4 * table_width * simd.get_int64(tile, 0)
     _attend_tile(q, heads, first, min(first + TILE_PAIRS, heads), rank, rope,
                  simd.get_int64(tile, 1), simd.get_int64(tile, 2), positions, table, block_size,
-                 kind, cache, out, scratch)  # fmt: skip
+                 kind, cache, run_bytes, out, scratch)  # fmt: skip

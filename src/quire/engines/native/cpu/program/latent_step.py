@@ -84,7 +84,7 @@ def _store(step: Step, own: LatentAttention, row: int) -> None:
     normalise_row(latent, own.kv_a_norm, latent, size, own.eps)
     _rotate(own, key, step.rope_positions + 4 * row, 1, 1, 0, 1, 1.0)
     slot = get_int64(step.slots, row)
-    store_latent(key, rope, size, slot, step.block_size, step.kv_kind, own.cache)
+    store_latent(key, rope, size, slot, step.block_size, step.kv_kind, own.cache, step.k_run)
 
 
 @kernel
@@ -191,7 +191,7 @@ def _make_attend(kind: int) -> Any:
         while task < tasks:
             attend_latents(task, step.queries, own.heads, rank, own.head_dim - rank,
                            step.positions, step.block_tables, step.table_width, step.block_size,
-                           kind, own.k_cache, step.tiles, own.out,
+                           kind, own.k_cache, step.k_run, step.tiles, own.out,
                            scratch_of(thread, step))  # fmt: skip
             task = next_task(counters)
         wait_for_phase(step, phase, tasks)
