@@ -18,9 +18,11 @@ from quire.engines.native.models.registry import DECODERS, spec_of
 from quire.engines.native.models.rope import inverse_frequencies
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec
 from quire.errors import ModelError, UnsupportedModelError, WeightsError
-from quire.gguf.arch_header import shortest
-from quire.gguf.arch_rope import share
-from quire.gguf.architectures import ARCHITECTURES, BIASES, config_of
+from quire.gguf.architectures.table import ARCHITECTURES
+from quire.gguf.config.biases import BIASES
+from quire.gguf.config.header import shortest
+from quire.gguf.config.reading import config_of
+from quire.gguf.config.rope import share
 from quire.gguf.weights import GgufSource, open_files
 from quire.weights.hub_config import HubConfig
 from tests.gguf import writing

@@ -23,7 +23,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError, WeightsError
-from quire.gguf.architectures import config_of
+from quire.gguf.config.reading import config_of
 from quire.gguf.finding import find_gguf
 from quire.gguf.reader import GgufFile, StringList
 from quire.gguf.tensor_types import REFUSED_TYPES

@@ -25,7 +25,7 @@ from quire.engines.native.models.rope import inverse_frequencies
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec
 from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
-from quire.gguf.architectures import config_of
+from quire.gguf.config.reading import config_of
 from quire.gguf.weights import GgufSource, GgufTensor, in_folder_order, open_files
 from quire.weights.hub_config import HubConfig
 from quire.weights.safetensors import SafetensorsFile, WeightsFolder

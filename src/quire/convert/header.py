@@ -23,8 +23,11 @@ from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.rope import inverse_frequencies
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec
 from quire.errors import UnsupportedModelError
-from quire.gguf.arch_experts import FAMILIES
-from quire.gguf.architectures import ARCHITECTURES, Architecture, config_of, eps_key
+from quire.gguf.architectures.declaration import Architecture
+from quire.gguf.architectures.table import ARCHITECTURES
+from quire.gguf.config.classic import eps_key
+from quire.gguf.config.experts import FAMILIES
+from quire.gguf.config.reading import config_of
 from quire.gguf.reader import GgufFile
 from quire.gguf.writer import Written
 from quire.weights.folder import read_json

@@ -18,7 +18,7 @@ from quire.engines.native.models.layers.short_conv import ShortConvSpec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
-from quire.gguf.architectures import Architecture
+from quire.gguf.architectures.declaration import Architecture
 from quire.gguf.blocks import check_finite
 from quire.gguf.quantize import Bytes, Floats, encode
 from quire.gguf.tensor_types import TensorType, type_named

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quire.gguf.arch_header import Header
+from quire.gguf.config.header import Header
 
 _SOFTMAX, _SIGMOID, _SOFTMAX_OF_CHOSEN = 1, 2, 3  # values of `expert_gating_func`
 _MOST_EXPERTS = 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quire.gguf.arch_header import Header
+from quire.gguf.config.header import Header
 
 SPLIT_MAPS = "kv_b_is_split"
 """A key of quire's own: see `LatentAttentionSpec.is_split`."""

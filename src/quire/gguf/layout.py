@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from quire.gguf.arch_experts import FAMILIES, ExpertFamily
-from quire.gguf.arch_mixers import SPLIT_MAPS
-from quire.gguf.architectures import BIASES, FALCON_NORMS, ONE_NORM, XIELU, Architecture
+from quire.gguf.architectures.classic import FALCON_NORMS
+from quire.gguf.architectures.declaration import ONE_NORM, Architecture
+from quire.gguf.config.biases import BIASES
+from quire.gguf.config.classic import XIELU
+from quire.gguf.config.experts import FAMILIES, ExpertFamily
+from quire.gguf.config.mixers import SPLIT_MAPS
 
 _ROLES = ("gate", "up", "down")
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"

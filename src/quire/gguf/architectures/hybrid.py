@@ -1,0 +1,39 @@
+"""Models that have short convolutions or Mamba-2 in place of attention, or beside it."""
+
+from __future__ import annotations
+
+from quire.gguf.architectures.declaration import Architecture
+
+_LFM2_NAMES = (
+    ("model.norm.", "model.embedding_norm."),
+    ("self_attn.o_proj", "self_attn.out_proj"),
+    ("mlp.gate_proj", "feed_forward.w1"),
+    ("mlp.up_proj", "feed_forward.w3"),
+    ("mlp.down_proj", "feed_forward.w2"),
+)
+
+HYBRID = (
+    Architecture(
+        "lfm2", "LFM2, LFM2.5", ("lfm2",), "lfm2", mixer="short_conv",
+        norms={"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}, query_key_norms="head",
+        norm_names={"q": "q_layernorm", "k": "k_layernorm"},
+        final_norm="token_embd_norm", renames=_LFM2_NAMES,
+    ),
+    Architecture(
+        "lfm2moe", "LFM2 with experts", ("lfm2_moe",), "lfm2_moe", mixer="short_conv",
+        experts="all", normalised=True,
+        norms={"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}, query_key_norms="head",
+        norm_names={"q": "q_layernorm", "k": "k_layernorm"},
+        final_norm="token_embd_norm", renames=_LFM2_NAMES,
+    ),
+    Architecture(
+        "falcon-h1", "Falcon-H1", ("falcon_h1",), "falcon_h1", mixer="beside",
+        norms={"attn_norm": "input_layernorm", "ffn_norm": "pre_ff_layernorm"},
+        renames=(("model.norm.", "model.final_layernorm."), ("mlp.", "feed_forward.")),
+    ),
+    Architecture(
+        "granitehybrid", "Granite 4 H", ("granitemoehybrid",), "granitemoehybrid",
+        mixer="mamba2", scales=True, interleaved=True, experts="some", normalised=True,
+        renames=(("mlp.down_proj", "shared_mlp.output_linear"),),
+    ),
+)  # fmt: skip
