@@ -41,6 +41,8 @@ CONVERTED_TYPES = {
     "gemma": ("gemma",),
     "gemma2": ("gemma2",),
     "gemma3": ("gemma3", "gemma3_text"),
+    "gemma3n": ("gemma3n", "gemma3n_text"),
+    "gemma4": ("gemma4", "gemma4_text"),
     "glm4": ("glm4",),
     "glm4moe": ("glm4_moe", "solar_open"),
     "gpt2": ("gpt2",),
@@ -137,7 +139,8 @@ def _is_matrix(name: str, values: Array) -> bool:
     own = name.split(".", 2)[-1]
     if own.startswith("ssm_"):
         return own.startswith(("ssm_in.", "ssm_out.", "ssm_ba.", "ssm_alpha.", "ssm_beta."))
-    is_small = name.endswith(("_norm.weight", ".bias")) or "position_embd" in name or "conv." in own
+    is_small = name.endswith(("_norm.weight", ".bias", "_coef.weight"))
+    is_small = is_small or "position_embd" in name or "conv." in own
     return values.ndim > 1 and not is_small
 
 

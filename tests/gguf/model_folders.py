@@ -205,6 +205,12 @@ READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2 in groups": ("deepseek_v2_groups", {}),
     "deepseek_v3": ("deepseek_v3", {"rope_parameters": LATENT_YARN}),
     "youtu": ("youtu", {"rope_parameters": LATENT_YARN}),
+    "gemma3n_text": ("gemma3n_text", {}),
+    "gemma3n with fewer inputs than tokens": ("gemma3n_text", {"vocab_size_per_layer_input": 290}),
+    "gemma4": ("gemma4", {}),
+    "gemma4_text": ("gemma4_text", {}),
+    "gemma4 with inputs of layers": ("gemma4_small", {}),
+    "gemma4 with experts": ("gemma4_moe", {}),
 }
 CONVERTED = {**MODELS, **READ_MODELS}
 

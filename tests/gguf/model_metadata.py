@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,8 @@ def metadata_of(text: dict[str, Any], architecture: str) -> dict[str, Any]:
             "attention.key_length_mla": text["qk_nope_head_dim"] + rotated,
             "attention.value_length_mla": text["v_head_dim"],
         }
+    if architecture in ("gemma3n", "gemma4"):
+        keys |= _gemma_keys(text)
     if "linear_num_value_heads" in text:
         heads = text["linear_num_value_heads"]
         keys |= {
@@ -96,6 +99,52 @@ def metadata_of(text: dict[str, Any], architecture: str) -> dict[str, Any]:
             "full_attention_interval": 4,
         }
     return keys | _rope_keys(text, architecture, head_dim)
+
+
+def _gemma_keys(text: dict[str, Any]) -> dict[str, Any]:
+    """Those of Gemma 3n and 4, whose layers differ."""
+    is_sliding = [one == "sliding_attention" for one in text["layer_types"]]
+    layers, shared = text["num_hidden_layers"], text["num_kv_shared_layers"]
+    ffn = text["intermediate_size"]
+    if text.get("use_double_wide_mlp") and not isinstance(ffn, list):
+        ffn = [ffn] * (layers - shared) + [2 * ffn] * shared
+    keys: dict[str, Any] = {
+        "feed_forward_length": [np.int32(one) for one in ffn] if isinstance(ffn, list) else ffn,
+        "attention.sliding_window": text["sliding_window"],
+        "attention.sliding_window_pattern": is_sliding,
+        "attention.shared_kv_layers": shared,
+        "embedding_length_per_layer_input": text["hidden_size_per_layer_input"],
+    }
+    if "altup_num_inputs" in text:
+        shares = [NormalDist().inv_cdf(one) if one else -math.inf for one in _shares(text)]
+        return keys | {
+            "altup.num_inputs": text["altup_num_inputs"],
+            "altup.active_idx": text["altup_active_idx"],
+            "activation_sparsity_scale": [np.float32(one) for one in shares],
+        }
+    own = _of_full_layers(text)
+    full, sliding = own["head_dim"], text["head_dim"]
+    keys |= {f"attention.{one}_length": full for one in ("key", "value")}
+    keys |= {f"attention.{one}_length_swa": sliding for one in ("key", "value")}
+    keys |= {"rope.dimension_count": full, "rope.dimension_count_swa": sliding}
+    heads = text["num_key_value_heads"]
+    if "num_key_value_heads" in own:
+        full_heads = own["num_key_value_heads"]
+        listed = [np.int32(heads if one else full_heads) for one in is_sliding]
+        keys["attention.head_count_kv"] = listed
+    if text["enable_moe_block"]:
+        keys["expert_used_count"] = text["top_k_experts"]
+    return keys
+
+
+def _of_full_layers(text: dict[str, Any]) -> dict[str, Any]:
+    """What Gemma 4's layers with full attention have that the others have not."""
+    return next(iter(text["per_layer_config"].values()))
+
+
+def _shares(text: dict[str, Any]) -> list[float]:
+    found = text["activation_sparsity_pattern"]
+    return found if isinstance(found, list) else [found] * text["num_hidden_layers"]
 
 
 def _expert_keys(text: dict[str, Any], architecture: str) -> dict[str, Any]:
@@ -253,6 +302,11 @@ def rope_tensors(text: dict[str, Any]) -> dict[str, Array]:
     if "rope_parameters" not in text:
         return {}
     rope = _ropes(text)[0]
+    if rope["rope_type"] == "proportional":
+        size = _of_full_layers(text)["head_dim"]
+        pairs, turned = size // 2, int(size * rope["partial_rotary_factor"] / 2)
+        divisors = np.array([1.0] * turned + [1e30] * (pairs - turned), np.float32)
+        return {"rope_freqs.weight": divisors}
     head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
     if rope["rope_type"] == "llama3":
         factors = llama3_divisors(

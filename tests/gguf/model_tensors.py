@@ -31,7 +31,8 @@ def stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> dic
             "model.language_model.", "model."
         )
         values = np.array(stored.tensor(name).values, np.float32)
-        if ".experts.gate_up_proj" in name or ".experts.down_proj" in name:
+        is_fused = ".experts.gate_up_proj" in name or ".experts.down_proj" in name
+        if is_fused and architecture == "gpt-oss":
             result |= _experts_apart(own, values)
         elif ".wkqv" in name or ".wqkv" in name:
             result |= _apart(own, values, text)
@@ -63,9 +64,27 @@ def stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> dic
             result[name] = values[:, 0]
     if architecture == "deepseek2":
         result = _with_split_maps(result, text)
+    if architecture == "gemma3n":
+        result = _with_stacked_streams(result, text)
     if "linear_num_value_heads" in text:
         result = _with_delta_nets(result, text, architecture)
     return result
+
+
+def _with_stacked_streams(tensors: dict[str, Array], text: dict[str, Any]) -> dict[str, Array]:
+    """The tensors with AltUp's maps of all streams in one, and as many inputs of layers as tokens."""
+    result: dict[str, Array] = {}
+    stacks: dict[str, list[Array]] = {}
+    for name, values in tensors.items():
+        before, _, number = name.removesuffix(".weight").rpartition(".")
+        if number.isdigit():
+            stacks.setdefault(f"{before}.weight", []).append(values)
+        elif "embed_tokens_per_layer" in name:
+            missing = text["vocab_size"] - len(values)
+            result[name] = np.pad(values, ((0, missing), (0, 0)))
+        else:
+            result[name] = values
+    return result | {name: np.stack(values) for name, values in stacks.items()}
 
 
 def _with_split_maps(tensors: dict[str, Array], text: dict[str, Any]) -> dict[str, Array]:
@@ -233,12 +252,20 @@ def in_file_names(
         name = name.replace("e_score_correction_bias", "e_score_correction.bias")
         name = name.replace(".expert_bias", ".expert_bias.bias")
         before, _, after = name.partition(".experts.")
-        if after:  # model.layers.0.mlp . experts . 3.gate_proj.weight
+        if after and not name.endswith(
+            tuple(_OWN_NAMES)
+        ):  # model.layers.0.mlp . experts . 3.gate_proj.weight
             expert, _, role = after.partition(".")
             suffix = role.rpartition(".")[2]
             role = {"w1": "gate", "w3": "up", "w2": "down"}.get(role[:2], role.partition("_")[0])
             layer = before.split(".")[2]
             own.setdefault((f"blk.{layer}.ffn_{role}", suffix), {})[int(expert)] = values
+        elif name.endswith(tuple(_OWN_NAMES)):
+            result |= {
+                f"blk.{name.split('.')[2]}.{there}": values
+                for here, there in _OWN_NAMES.items()
+                if name.endswith(here)
+            }
         elif name.endswith(_GRANITES):
             result |= _granites_experts(name, values)
         else:
@@ -262,6 +289,16 @@ def in_file_names(
             result[name.replace("gate", "gate_up")] = both
     return result
 
+
+_OWN_NAMES = {
+    ".router.scale": "ffn_gate_inp.scale",
+    ".router.per_expert_scale": "ffn_down_exps.scale",
+    ".experts.gate_up_proj": "ffn_gate_up_exps.weight",
+    ".experts.down_proj": "ffn_down_exps.weight",
+    ".layer_scalar": "layer_output_scale.weight",
+    ".correct_output_scale": "altup_correct_scale.weight",
+}
+"""Names in a folder that llama.cpp's table of names lacks."""
 
 _GRANITES = ("input_linear.weight", "output_linear.weight")
 

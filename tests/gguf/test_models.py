@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,58 @@ def test_delta_nets_with_an_adapter(kind: str, targets: list[str], tmp_path: Pat
         tuned = load_peft(folder, adapter)(torch.tensor([ids])).logits[0].numpy()
     np.testing.assert_allclose(logits_of(runner, ids), plain, atol=1e-4)
     np.testing.assert_allclose(logits_of(runner, ids, adapter=loaded), tuned, atol=1e-4)
+    runner.close()
+
+
+# ---- Gemma 3n and 4
+
+_WIDE_INPUTS: dict[str, Any] = {
+    "intermediate_size": 128,
+    "hidden_size_per_layer_input": 32,
+    "head_dim": 32,
+    "global_head_dim": 64,
+}
+
+
+@pytest.mark.parametrize("matrices", ["F32", "Q8_0", "Q4_0"])
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("gemma3n_text", {"hidden_size_per_layer_input": 32, "intermediate_size": [128] * 6}),
+        ("gemma4_small", _WIDE_INPUTS),
+    ],
+)
+def test_inputs_of_layers(matrices: str, kind: str, sizes: dict[str, Any], tmp_path: Path) -> None:
+    """Their table, too, may be in blocks."""
+    folder = make_random_model(tmp_path / "folder", kind, **sizes, laurel_rank=32)
+    made = make_folder(with_vocabulary(folder, tmp_path / "a.gguf", matrices=matrices))
+    assert_same_logits(made, Oracle(made).logits)
+
+
+def test_experts_beside_an_ffn(tmp_path: Path) -> None:
+    folder = make_random_model(tmp_path / "folder", "gemma4_moe")
+    made = make_folder(with_vocabulary(folder, tmp_path / "a.gguf"))
+    oracle = load_oracle(folder)
+
+    def logits(ids: list[int]) -> torch.Tensor:
+        with torch.inference_mode():
+            return oracle(torch.tensor([ids])).logits[0].double()
+
+    assert_same_logits(made, logits)
+
+
+def with_vocabulary(folder: Path, target: Path, **options: Any) -> Path:
+    """The file of a folder, with a tokenizer."""
+    keys = {key: value for key, value in metadata("").items() if key.startswith("tokenizer.")}
+    return write_model(folder, target, metadata=keys, **options)
+
+
+def assert_same_logits(made: Path, reference: Callable[[list[int]], torch.Tensor]) -> None:
+    ids = np.random.default_rng(5).integers(3, WORDS, 90).tolist()
+    runner = load_model(made, exact=True, num_threads=2, max_sequences=2, kv_dtype="float32")
+    logits = logits_of(runner, ids)
+    assert divergence(reference(ids), logits).max() < 1e-5
+    np.testing.assert_array_equal(logits_of(runner, ids, chunks=(1, 7, 30)), logits)
     runner.close()
 
 

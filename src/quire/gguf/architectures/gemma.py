@@ -1,4 +1,4 @@
-"""Gemma 1 to 3."""
+"""Gemma 1 to 4."""
 
 from __future__ import annotations
 
@@ -22,5 +22,15 @@ GEMMA = (
         windows="pattern", pattern=6, local_theta=10_000.0, scales_full_layers_only=True,
         wide_layers=62, caps=("final_logit_softcapping",),
         norm_shift=1.0, norms=_GEMMA2_NORMS, query_key_norms="head",
+    ),
+    Architecture(
+        "gemma3n", "Gemma 3n, its text", ("gemma3n", "gemma3n_text"), "gemma3n_text",
+        caps=("final_logit_softcapping",), norms=_GEMMA2_NORMS, query_key_norms="head",
+        layer_inputs=True, is_written=False,
+    ),
+    Architecture(
+        "gemma4", "Gemma 4, its text", ("gemma4", "gemma4_text"), "gemma4_text",
+        caps=("final_logit_softcapping",), experts="some", normalised=True,
+        norms=_GEMMA2_NORMS, query_key_norms="head", layer_inputs=True, is_written=False,
     ),
 )  # fmt: skip

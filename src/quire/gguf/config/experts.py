@@ -6,13 +6,15 @@ Files have one set of keys and of tensors for all families; configs and folders 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from quire.gguf.config.header import Header
 
 _SOFTMAX, _SIGMOID, _SOFTMAX_OF_CHOSEN = 1, 2, 3  # values of `expert_gating_func`
 _MOST_EXPERTS = 1024
+EXPERT_SCALES = "ffn_down_exps.scale"
+"""A factor of each expert, by its name in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,10 @@ class ExpertFamily:
     shared_maps: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     """Two, if gate and up are fused."""
     shared_score: str = ""
+    beside_dense: bool = False
+    """Sparse layers have a dense FFN, too."""
+    vectors: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Norms and factors that a sparse layer has besides: whole names in a folder, and in a file."""
 
     def is_sparse(self, config: Mapping[str, Any], layer: int) -> bool:
         """Whether the FFN of a layer is sparse."""
@@ -111,6 +117,19 @@ FAMILIES: Mapping[str, ExpertFamily] = {
         correction="mlp.moe_statics.e_score_correction_bias",
         correction_is_row=True,
         shared="mlp.shared_experts.",
+    ),
+    "gemma4_text": ExpertFamily(
+        used="top_k_experts",
+        router="router.proj",
+        experts="experts.{}.",
+        beside_dense=True,
+        vectors={
+            "router.scale": "ffn_gate_inp.scale",
+            "router.per_expert_scale": EXPERT_SCALES,
+            "pre_feedforward_layernorm_2.weight": "pre_ffw_norm_2.weight",
+            "post_feedforward_layernorm_2.weight": "post_ffw_norm_2.weight",
+            "post_feedforward_layernorm_1.weight": "post_ffw_norm_1.weight",
+        },
     ),
     "glm4_moe": _DEEPSEEK,
     "gpt_oss": ExpertFamily(

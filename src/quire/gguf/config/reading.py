@@ -16,6 +16,7 @@ from quire.gguf.config import mixers
 from quire.gguf.config.biases import read_biases
 from quire.gguf.config.classic import eps_key, read_classic
 from quire.gguf.config.experts import expert_count, read_experts
+from quire.gguf.config.gemma import gemma3n_keys, gemma4_keys
 from quire.gguf.config.header import Header
 from quire.gguf.config.refusals import refuse_what_is_not_computed
 from quire.gguf.config.scales import read_scales
@@ -69,7 +70,12 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
     header = Header(files)
     architecture = architecture_of(header)
     refuse_what_is_not_computed(header, architecture)
-    hidden, heads = header.integer("embedding_length"), _heads(header, "attention.head_count")
+    config = _sizes(header, architecture)
+    if architecture.layer_inputs:
+        keys = gemma4_keys(header) if architecture.name == "gemma4" else gemma3n_keys(header)
+        config |= keys
+        return config | read_biases(header, config)
+    heads: int = config["num_attention_heads"]
     if architecture.mixer in ("short_conv", "mamba2", "beside"):
         kv_heads, attends = mixers.attention_layers(header, heads)
     else:
@@ -78,19 +84,8 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
         raise header.wrong(
             header.key("attention.head_count_kv"), kv_heads, f"a divisor of the {heads} heads"
         )
-    config: dict[str, Any] = {
-        "model_type": architecture.model_type,
-        "torch_dtype": _dtype(header),
-        "vocab_size": _vocabulary(header, hidden),
-        "hidden_size": hidden,
-        "num_hidden_layers": header.layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": _head_dim(header, architecture, hidden // heads),
-        "max_position_embeddings": header.integer("context_length"),
-        architecture.eps: header.number(eps_key(architecture), maximum=1.0),
-        "tie_word_embeddings": "output.weight" not in header.tensors,
-    }
+    config["num_key_value_heads"] = kv_heads
+    config["head_dim"] = _head_dim(header, architecture, config["hidden_size"] // heads)
     config |= read_windows(header, architecture, config)
     if architecture.rotary:
         config |= read_ropes(header, architecture, config)
@@ -102,6 +97,22 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
         config |= {LLAMA_NAMES: True, **read_classic(header, architecture, config)}
     config |= _mixer(header, architecture, config, attends)
     return config | read_biases(header, config)
+
+
+def _sizes(header: Header, architecture: Architecture) -> dict[str, Any]:
+    """What the configs of all models say."""
+    hidden = header.integer("embedding_length")
+    return {
+        "model_type": architecture.model_type,
+        "torch_dtype": _dtype(header),
+        "vocab_size": _vocabulary(header, hidden),
+        "hidden_size": hidden,
+        "num_hidden_layers": header.layers,
+        "num_attention_heads": _heads(header, "attention.head_count"),
+        "max_position_embeddings": header.integer("context_length"),
+        architecture.eps: header.number(eps_key(architecture), maximum=1.0),
+        "tie_word_embeddings": "output.weight" not in header.tensors,
+    }
 
 
 def _mixer(

@@ -27,6 +27,7 @@ _COMPUTED: dict[str, tuple[str, ...]] = {
     "gptneox": ("use_parallel_residual",),
     "stablelm": ("use_parallel_residual",),
     "olmo": ("attention.clamp_kqv",),
+    **dict.fromkeys(("gemma3n", "gemma4"), ("attention.shared_kv_layers",)),
 }
 """Those of them that it computes with any value, by architecture."""
 
