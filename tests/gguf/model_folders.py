@@ -195,8 +195,8 @@ OWN_MODELS = {
     "neox without biases": ("gpt_neox_serial", {}),
 }
 
-# What quire reads, and does not write.
-READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+# What files have other tensors of than folders.
+MIXED_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_next": ("qwen3_next", {"mlp_only_layers": []}),
     "qwen3_5": ("qwen3_5", {}),
     "qwen3_5_text": ("qwen3_5_text", {}),
@@ -205,6 +205,9 @@ READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2 in groups": ("deepseek_v2_groups", {}),
     "deepseek_v3": ("deepseek_v3", {"rope_parameters": LATENT_YARN}),
     "youtu": ("youtu", {"rope_parameters": LATENT_YARN}),
+}
+# What quire reads, and does not write.
+READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3n_text": ("gemma3n_text", {}),
     "gemma3n with fewer inputs than tokens": ("gemma3n_text", {"vocab_size_per_layer_input": 290}),
     "gemma4": ("gemma4", {}),
@@ -212,7 +215,8 @@ READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma4 with inputs of layers": ("gemma4_small", {}),
     "gemma4 with experts": ("gemma4_moe", {}),
 }
-CONVERTED = {**MODELS, **READ_MODELS}
+CONVERTED = {**MODELS, **MIXED_MODELS, **READ_MODELS}
+ALL_MODELS = {**OWN_MODELS, **MIXED_MODELS, **READ_MODELS}
 
 # Keys of folders on the hub that transformers writes no more, and the converter asks for.
 _OLD_KEYS = {
@@ -222,7 +226,7 @@ _OLD_KEYS = {
 
 
 def make_model_folder(tmp_path: Path, name: str) -> Path:
-    kind, overrides = {**OWN_MODELS, **READ_MODELS}[name]
+    kind, overrides = ALL_MODELS[name]
     folder = make_random_model(tmp_path / "folder", kind, **overrides)
     if kind in _OLD_KEYS:
         values = json.loads((folder / "config.json").read_text())

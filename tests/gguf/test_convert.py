@@ -31,7 +31,7 @@ from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.engines.native.random_mxfp4 import make_mxfp4_model
 from tests.gguf.converting import change_tensor, file_of, run, with_tokenizer
 from tests.gguf.model_files import write_model
-from tests.gguf.model_folders import OWN_MODELS, READ_MODELS, make_model_folder
+from tests.gguf.model_folders import MIXED_MODELS, OWN_MODELS, READ_MODELS, make_model_folder
 from tests.gguf.same_model import assert_same_model, assert_same_values, of_folder, tensors_of
 
 # ---- there and back
@@ -54,42 +54,57 @@ def test_nothing_is_lost(tmp_path: Path, name: str) -> None:
         assert_same_values(ours, mine, own)
 
 
-LATENT = [name for name in READ_MODELS if name.startswith(("deepseek", "youtu"))]
+LATENT = [name for name in MIXED_MODELS if name.startswith(("deepseek", "youtu"))]
+
+
+@pytest.mark.parametrize("name", MIXED_MODELS)
+def test_a_file_of_what_folders_have_in_another_form(tmp_path: Path, name: str) -> None:
+    folder = with_tokenizer(make_model_folder(tmp_path, name))
+    assert_same_model(folder, run(folder, tmp_path / "model.gguf", type="f32"))
 
 
 @pytest.mark.parametrize("name", LATENT[-2:])
 def test_a_file_with_latent_attention_is_made_no_folder(tmp_path: Path, name: str) -> None:
     folder = with_tokenizer(make_model_folder(tmp_path, name))
-    file = file_of(folder, tmp_path / "model.gguf")
+    file = run(folder, tmp_path / "model.gguf", type="f32")
     with pytest.raises(
         UnsupportedModelError, match=r"does not make a folder of a .* serve the file"
     ):
         run(file, tmp_path / "again")
 
 
-@pytest.mark.parametrize("name", [name for name in READ_MODELS if name not in LATENT])
-def test_folder_of_what_is_only_read(tmp_path: Path, name: str) -> None:
-    """transformers takes the folder, whose value heads are in its own order again."""
+@pytest.mark.parametrize("name", [name for name in MIXED_MODELS if name not in LATENT])
+def test_delta_nets_there_and_back(tmp_path: Path, name: str) -> None:
+    """transformers takes the folder, whose value heads are in its own order again; with adapters, too."""
     folder = with_tokenizer(make_model_folder(tmp_path, name))
-    with pytest.raises(UnsupportedModelError, match="writes no GGUF file of the model_type"):
-        run(folder, tmp_path / "model.gguf", type="f32")
-    file = file_of(folder, tmp_path / "model.gguf")
+    file = run(folder, tmp_path / "model.gguf", type="f32")
     again = run(file, tmp_path / "again")
     adapter = make_random_adapter(
         tmp_path / "adapter", folder, target_modules=["out_proj", "o_proj"], strength=0.3
     )
-    with pytest.raises(UnsupportedModelError, match="Name a folder as the target"):
-        run(file, tmp_path / "b.gguf", adapters=(adapter,))
     merged = run(file, tmp_path / "merged", adapters=(adapter,))
+    both = run(run(file, tmp_path / "b.gguf", adapters=(adapter,)), tmp_path / "of_file")
     ids = torch.tensor([list(range(5, 60))])
     with torch.inference_mode():
         found, expected = (load_oracle(one)(ids).logits for one in (again, folder))
         theirs, ours = load_peft(folder, adapter)(ids).logits, load_oracle(merged)(ids).logits
+        of_file = load_oracle(both)(ids).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(of_file, theirs, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", OWN_MODELS)
+@pytest.mark.parametrize("name", READ_MODELS)
+def test_what_is_only_read(tmp_path: Path, name: str) -> None:
+    folder = with_tokenizer(make_model_folder(tmp_path, name))
+    with pytest.raises(UnsupportedModelError, match="writes no GGUF file of the model_type"):
+        run(folder, tmp_path / "model.gguf", type="f32")
+    file = file_of(folder, tmp_path / "model.gguf")
+    with pytest.raises(UnsupportedModelError, match="does not make a folder"):
+        run(file, tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", [*OWN_MODELS, *MIXED_MODELS])
 def test_file_is_that_of_the_converter(tmp_path: Path, name: str) -> None:
     """`write_model` states llama.cpp's rules a second time: the same tensors, and the same keys."""
     folder = with_tokenizer(make_model_folder(tmp_path, name))

@@ -17,11 +17,11 @@ from quire.weights.safetensors import SafetensorsFile, WeightsFolder
 from tests.engines.native.random_mxfp4 import make_mxfp4_model
 from tests.gguf.llama_cpp import LLAMA_CPP, convert_folders, llama_cpp
 from tests.gguf.model_files import write_model
-from tests.gguf.model_folders import CONVERTED, OWN_MODELS, READ_MODELS, make_model_folder
+from tests.gguf.model_folders import ALL_MODELS, CONVERTED, MIXED_MODELS, make_model_folder
 from tests.gguf.same_model import assert_same_model, open_model, tensors_of
 
 
-@pytest.mark.parametrize("name", [*OWN_MODELS, *READ_MODELS])
+@pytest.mark.parametrize("name", ALL_MODELS)
 def test_model_is_that_of_the_folder(tmp_path: Path, name: str) -> None:
     folder = make_model_folder(tmp_path, name)
     assert_same_model(folder, write_model(folder, tmp_path / "model.gguf"))
@@ -81,7 +81,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
     for name in CONVERTED:
         place = tmp_path_factory.mktemp("model")
         # Without the layers that guess further tokens, which the folders lack.
-        options = ["--no-mtp"] if name.startswith("qwen3_") and name in READ_MODELS else []
+        options = ["--no-mtp"] if name.startswith("qwen3_") and name in MIXED_MODELS else []
         jobs[name] = make_model_folder(place, name), place / "model.gguf", options
         if name in FUSED:
             jobs[f"{name}, fused"] = jobs[name][0], place / "fused.gguf", ["--fuse-qkv"]

@@ -17,7 +17,8 @@ import numpy as np
 
 from quire.convert.header import BLOCKS_VERSION, FILE_TYPES
 from quire.convert.merging import MergedFolder
-from quire.convert.tensors import Mixture, Planned, encoded, pieces, plan_tensors, type_of
+from quire.convert.planned import Planned
+from quire.convert.tensors import Mixture, encoded, pieces, plan_tensors, type_of
 from quire.errors import ConfigError, UnsupportedModelError
 from quire.gguf.blocks import check_type, dequantize, is_block_type
 from quire.gguf.config.header import Header

@@ -17,7 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.convert.merging import MergedFolder
+from quire.convert.mixers import delta_net_keys, latent_keys, without_form
+from quire.engines.native.models.layers.delta_net import DeltaNetSpec
+from quire.engines.native.models.layers.experts import Scores
+from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
+from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.layers.short_conv import ShortConvSpec
 from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.rope import inverse_frequencies
@@ -26,7 +31,7 @@ from quire.errors import UnsupportedModelError
 from quire.gguf.architectures.declaration import Architecture
 from quire.gguf.architectures.table import ARCHITECTURES
 from quire.gguf.config.classic import eps_key
-from quire.gguf.config.experts import FAMILIES
+from quire.gguf.config.experts import FAMILIES, SIGMOID, SOFTMAX, ExpertFamily
 from quire.gguf.config.reading import config_of
 from quire.gguf.reader import GgufFile
 from quire.gguf.writer import Written
@@ -139,10 +144,26 @@ def _mixer(spec: DecoderSpec) -> dict[str, Written | None]:
         return {"shortconv.l_cache": mixer.width}
     if isinstance(mixer, AttentionAndMamba2Spec):
         return _mamba2(mixer.mamba)
+    if isinstance(mixer, DeltaNetSpec):
+        recurrent = [one is not None for one in spec.mixers]
+        return {**delta_net_keys(mixer, recurrent, spec.num_kv_heads)}
+    if isinstance(mixer, LatentAttentionSpec):
+        return {**latent_keys(mixer), **_dense_latent(spec)}
     if not isinstance(mixer, Mamba2Spec):
         return {}
     dense = {} if spec.experts else {"expert_shared_feed_forward_length": spec.ffn_size}
     return {**_mamba2(mixer), **dense, "rope.scaling.finetuned": not spec.no_rope}
+
+
+def _dense_latent(spec: DecoderSpec) -> dict[str, Written | None]:
+    """llama.cpp's architecture has experts: of a model without, all layers come before the first sparse one."""
+    if spec.experts is not None:
+        return {}
+    return {
+        "leading_dense_block_count": spec.num_layers,
+        "expert_feed_forward_length": spec.ffn_size,
+        "expert_shared_count": 0,
+    }
 
 
 def _mamba2(mixer: Mamba2Spec) -> dict[str, Written | None]:
@@ -195,7 +216,7 @@ def _ffn(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | N
         "expert_shared_feed_forward_length": (
             _shared_width(spec, architecture) if shared else None
         ),
-        "expert_gating_func": family.gating if router.scores == "sigmoid" else None,
+        "expert_gating_func": _gating(router.scores, family),
         "leading_dense_block_count": first if family.first_sparse else None,
         "interleave_moe_layer_step": step if family.step else None,
     }
@@ -207,6 +228,13 @@ def _ffn(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | N
             "expert_group_used_count": router.chosen_groups,
         }
     return keys
+
+
+def _gating(scores: Scores, family: ExpertFamily) -> int | None:
+    """How the router's logits become scores, where llama.cpp does not take it for granted."""
+    if scores == "sigmoid":
+        return SIGMOID
+    return SOFTMAX if family.gating == SIGMOID else None
 
 
 def _pattern(sparse: Sequence[bool]) -> tuple[int, int]:
@@ -299,6 +327,9 @@ def _yarn(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | 
     cosine and sine, times `attn_factor`. The betas it reads for few architectures.
     """
     rope, usual = spec.rope, RopeSpec()
+    if architecture.mixer == "latent":  # one weight for the scale of angles and that of scores
+        factor = 0.1 * rope.mscale_all_dim if rope.mscale_all_dim else None
+        return {"rope.scaling.yarn_log_multiplier": factor}
     weight = rope.mscale_all_dim if architecture.grows_queries and rope.mscale == 1 else None
     base = dataclasses.replace(
         rope, attention_factor=None, mscale=1.0 if weight else None, mscale_all_dim=weight
@@ -366,6 +397,8 @@ def check_header(file: GgufFile, spec: DecoderSpec, source: Path) -> None:
     expected = dataclasses.replace(expected, experts=_with_names(expected, found))
     if _same(found.attention_scale, spec.attention_scale):  # which None may stand for
         expected = dataclasses.replace(expected, attention_multiplier=found.attention_multiplier)
+    expected = dataclasses.replace(expected, mixers=_without_form(expected.mixers))
+    found = dataclasses.replace(found, mixers=_without_form(found.mixers))
     differing = [
         one.name
         for one in dataclasses.fields(DecoderSpec)
@@ -379,6 +412,11 @@ def check_header(file: GgufFile, spec: DecoderSpec, source: Path) -> None:
             f"{source}: a GGUF file cannot say all that this model is. llama.cpp would take its {name} "
             f"for {short(getattr(found, name))}, and it is {short(getattr(spec, name))}"
         )
+
+
+def _without_form(mixers: Sequence[TokenMixer | None]) -> tuple[TokenMixer | None, ...]:
+    """The mixers without what tells the form that their tensors have where they are stored."""
+    return tuple(without_form(one) if one else None for one in mixers)
 
 
 def _with_names(expected: DecoderSpec, found: DecoderSpec) -> Any:

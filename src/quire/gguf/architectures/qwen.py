@@ -13,7 +13,6 @@ _HYBRID: Any = {
     "norm_shift": 1.0,
     "norms": {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"},
     "query_key_norms": "head",
-    "is_written": False,
 }
 
 QWEN = (

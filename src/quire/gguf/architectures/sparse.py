@@ -33,7 +33,7 @@ SPARSE = (
     Architecture(
         "deepseek2", "DeepSeek V2, V3, R1, Kimi K2, GLM-4.7-Flash, Youtu-LLM",
         ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "kimi_k2", "youtu"), "deepseek_v3",
-        experts="some", mixer="latent", is_written=False,
+        experts="some", mixer="latent",
     ),
     Architecture(
         "dots1", "dots.llm1", ("dots1",), "dots1", experts="all", query_key_norms="head"

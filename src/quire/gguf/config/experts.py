@@ -11,7 +11,7 @@ from typing import Any
 
 from quire.gguf.config.header import Header
 
-_SOFTMAX, _SIGMOID, _SOFTMAX_OF_CHOSEN = 1, 2, 3  # values of `expert_gating_func`
+SOFTMAX, SIGMOID, _SOFTMAX_OF_CHOSEN = 1, 2, 3  # values of `expert_gating_func`
 _MOST_EXPERTS = 1024
 EXPERT_SCALES = "ffn_down_exps.scale"
 """A factor of each expert, by its name in a file."""
@@ -37,7 +37,7 @@ class ExpertFamily:
     """The first sparse layer."""
     step: str = ""
     """Of so many layers, one is sparse."""
-    gating: int = _SOFTMAX
+    gating: int = SOFTMAX
 
     # -- names of tensors in a layer
     router: str = "mlp.gate"
@@ -79,7 +79,7 @@ _DEEPSEEK = ExpertFamily(
     normalised="norm_topk_prob",
     grouped=True,
     first_sparse="first_k_dense_replace",
-    gating=_SIGMOID,
+    gating=SIGMOID,
     correction=_CORRECTION,
     shared="mlp.shared_experts.",
 )
@@ -105,7 +105,7 @@ _QWEN2_MOE = ExpertFamily(
 )
 
 FAMILIES: Mapping[str, ExpertFamily] = {
-    "deepseek_v2": replace(_DEEPSEEK, gating=_SOFTMAX, correction=""),
+    "deepseek_v2": replace(_DEEPSEEK, gating=SOFTMAX, correction=""),
     "deepseek_v3": _DEEPSEEK,
     "dots1": _DEEPSEEK,
     "ernie4_5_moe": ExpertFamily(
@@ -152,7 +152,7 @@ FAMILIES: Mapping[str, ExpertFamily] = {
     "lfm2_moe": ExpertFamily(
         normalised="norm_topk_prob",
         first_sparse="num_dense_layers",
-        gating=_SIGMOID,
+        gating=SIGMOID,
         router="feed_forward.gate",
         correction="feed_forward.expert_bias",
         experts="feed_forward.experts.{}.",
@@ -161,7 +161,7 @@ FAMILIES: Mapping[str, ExpertFamily] = {
     "minimax_m2": ExpertFamily(
         count="num_local_experts",
         size="intermediate_size",
-        gating=_SIGMOID,
+        gating=SIGMOID,
         router="block_sparse_moe.gate",
         correction="block_sparse_moe.e_score_correction_bias",
         experts="block_sparse_moe.experts.{}.",
