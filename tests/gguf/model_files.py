@@ -59,6 +59,7 @@ CONVERTED_TYPES = {
     "minimax-m2": ("minimax_m2",),
     "mistral3": ("mistral3", "ministral3"),
     "nemotron": ("nemotron",),
+    "nemotron_h": ("nemotron_h",),
     "olmo": ("olmo",),
     "falcon-h1": ("falcon_h1",),
     "lfm2": ("lfm2",),

@@ -205,12 +205,15 @@ MIXED_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2 in groups": ("deepseek_v2_groups", {}),
     "deepseek_v3": ("deepseek_v3", {"rope_parameters": LATENT_YARN}),
     "youtu": ("youtu", {"rope_parameters": LATENT_YARN}),
+    "glm4_moe_lite": ("glm4_moe_lite", {}),
 }
 # What quire reads, and does not write.
 READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3n_text": ("gemma3n_text", {}),
     "gemma3n with fewer inputs than tokens": ("gemma3n_text", {"vocab_size_per_layer_input": 290}),
     "gemma4": ("gemma4", {}),
+    "nemotron_h": ("nemotron_h", {}),
+    "nemotron_h with biases": ("nemotron_h", {"attention_bias": True, "mlp_bias": True}),
     "gemma4_text": ("gemma4_text", {}),
     "gemma4 with inputs of layers": ("gemma4_small", {}),
     "gemma4 with experts": ("gemma4_moe", {}),
@@ -231,6 +234,13 @@ def make_model_folder(tmp_path: Path, name: str) -> Path:
     if kind in _OLD_KEYS:
         values = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(values | _OLD_KEYS[kind]))
+    if kind == "nemotron_h":  # the converter takes the FFNs of a list for nothing
+        path = folder / "config.json"
+        values = json.loads(path.read_text())
+        kinds = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*"}
+        listed = values.pop("layers_block_type", None) or values.pop("layer_types")
+        values["hybrid_override_pattern"] = "".join(kinds.get(one, "-") for one in listed)
+        path.write_text(json.dumps(values))
     if kind.startswith(
         "granite4_h"
     ):  # llama.cpp's converter knows the names of its first configs alone

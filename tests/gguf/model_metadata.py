@@ -176,7 +176,7 @@ def _expert_keys(text: dict[str, Any], architecture: str) -> dict[str, Any]:
             "expert_weights_norm": text["norm_topk_prob"] or None,
             "expert_weights_scale": float(text["routed_scaling_factor"]),
             "leading_dense_block_count": text["first_k_dense_replace"],
-            "expert_gating_func": 2 if text["model_type"] == "deepseek_v3" else 1,
+            "expert_gating_func": 1 if text["model_type"] == "deepseek_v2" else 2,
         }
     if architecture == "bailingmoe2":
         keys["expert_shared_feed_forward_length"] = text["moe_shared_expert_intermediate_size"]

@@ -54,7 +54,7 @@ def test_nothing_is_lost(tmp_path: Path, name: str) -> None:
         assert_same_values(ours, mine, own)
 
 
-LATENT = [name for name in MIXED_MODELS if name.startswith(("deepseek", "youtu"))]
+LATENT = [name for name in MIXED_MODELS if not name.startswith("qwen3_")]
 
 
 @pytest.mark.parametrize("name", MIXED_MODELS)

@@ -21,6 +21,7 @@ from quire.gguf.folder import make_folder
 from quire.gguf.reader import GgufFile
 from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.gguf.converting import run, with_tokenizer
+from tests.gguf.model_folders import LATENT_YARN
 
 LLAMA_CPP_PYTHON = "QUIRE_LLAMA_CPP_PYTHON"
 """The environment variable with a Python that has llama-cpp-python."""
@@ -81,8 +82,18 @@ def test_yarn_rotates_as_in_transformers(
     assert ("llama.cpp takes 32 and 1 whatever" in caplog.text) is (name == "betas")
 
 
+SAME_HEADS = {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
 LLAMA_CPP_READS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama3": ("llama3", {}),
+    # llama.cpp takes value heads to be as large as key heads, and asks for M-RoPE's sections.
+    "qwen3_next": ("qwen3_next", {"mlp_only_layers": [], **SAME_HEADS}),
+    "qwen3_5_text": ("qwen3_5_text", SAME_HEADS),
+    "qwen3_5_moe_text": ("qwen3_5_moe_text", SAME_HEADS),
+    "deepseek_v2": ("deepseek_v2_groups", {"num_hidden_layers": 27}),
+    # It knows models without a rank of queries by their number of layers.
+    "deepseek_v2_lite": ("deepseek_v2", {"num_hidden_layers": 27}),
+    "deepseek_v3": ("deepseek_v3", {"rope_parameters": LATENT_YARN}),
+    "youtu": ("youtu", {"rope_parameters": LATENT_YARN}),
     **{
         f"{kind} with yarn: {name}": (kind, {"rope_parameters": {**YARN, **YARNS[name]}})
         for kind in ("llama2", "qwen2")

@@ -51,6 +51,7 @@ _OF_TYPES: Final[Mapping[str, Architecture]] = {
     if architecture.is_written
     for model_type in architecture.model_types
 }
+_QWEN3_5_SECTIONS: Final = (11, 11, 10)  # where the config names none
 _WITH_BETAS: Final = ("mistral3",)
 """The architectures for which llama.cpp reads YaRN's two betas."""
 _SAME_ANGLES = 2e-6  # of a frequency: a file has divisors of frequencies, in float32
@@ -90,6 +91,7 @@ def header_of(
         "attention.value_length": spec.head_dim,
         eps_key(architecture): float(spec.norm_eps),
         "n_deepstack_layers": _deepstack_layers(folder, architecture),
+        "rope.dimension_sections": _sections(folder, architecture),
         **_ffn(spec, architecture),
         **_windows(spec, architecture),
         **(_rope(spec, architecture) if spec.has_rope or architecture.mixer else {}),
@@ -190,6 +192,17 @@ def _deepstack_layers(folder: Path, architecture: Architecture) -> int | None:
         return None
     vision: dict[str, Any] = read_json(folder, "config.json").get("vision_config") or {}
     return len(vision.get("deepstack_visual_indexes") or ())
+
+
+def _sections(folder: Path, architecture: Architecture) -> Written | None:
+    """M-RoPE's sections of Qwen3.5, which llama.cpp asks for, though a text is the same with any."""
+    if not architecture.tiled_values:
+        return None
+    config = read_json(folder, "config.json")
+    text: dict[str, Any] = config.get("text_config") or config
+    rope: dict[str, Any] = text.get("rope_parameters") or {}
+    sections: Sequence[int] = rope.get("mrope_section") or _QWEN3_5_SECTIONS
+    return np.array([*sections, 0, 0, 0, 0][:4], np.int32)
 
 
 def _ffn(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:

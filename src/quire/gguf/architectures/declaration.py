@@ -63,6 +63,8 @@ class Architecture:
     """Whether its models have experts."""
     normalised: bool = False
     """The weights of the chosen experts sum to 1."""
+    one_part: bool = False
+    """A layer is a mixer or an FFN, and not both, and has one norm."""
     layer_inputs: bool = False
     """Layers may get a vector of their own for each token, and share keys and values."""
     sinks: bool = False

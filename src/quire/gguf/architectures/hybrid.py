@@ -32,6 +32,15 @@ HYBRID = (
         renames=(("model.norm.", "model.final_layernorm."), ("mlp.", "feed_forward.")),
     ),
     Architecture(
+        "nemotron_h", "Nemotron-H, Nemotron Nano 2", ("nemotron_h",), "nemotron_h",
+        mixer="mamba2", one_part=True, norms={"attn_norm": "norm"}, gated=False, rotary=False,
+        is_written=False,
+        renames=(
+            ("model.embed_tokens.", "model.embeddings."), ("model.norm.", "model.norm_f."),
+            ("self_attn.", "mixer."), ("mamba.", "mixer."), ("mlp.", "mixer."),
+        ),
+    ),
+    Architecture(
         "granitehybrid", "Granite 4 H", ("granitemoehybrid",), "granitemoehybrid",
         mixer="mamba2", scales=True, interleaved=True, experts="some", normalised=True,
         renames=(("mlp.down_proj", "shared_mlp.output_linear"),),

@@ -32,7 +32,7 @@ BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     "glm4_moe": {**_INPUTS, **_CORRECTION},
     **dict.fromkeys(("ernie4_5_moe", "lfm2_moe", "minimax_m2"), _CORRECTION),
     **dict.fromkeys(("cohere", "olmo", "apertus", "hunyuan_v1_dense"), _ATTENTION),
-    **dict.fromkeys(("arcee", "nemotron"), _UNGATED_MAPS),
+    **dict.fromkeys(("arcee", "nemotron", "nemotron_h"), _UNGATED_MAPS),
     **dict.fromkeys(("phi", "gpt2", "bloom"), _EVERYWHERE),
     "gpt_neox": {**_ATTENTION, "": _PLAIN_FFN},
     "stablelm": {"use_qkv_bias": _QKV},

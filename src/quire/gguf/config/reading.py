@@ -90,7 +90,8 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
     if architecture.rotary:
         config |= read_ropes(header, architecture, config)
         config |= read_query_scale(header, architecture, config)
-    config |= _ffn(header, architecture)
+    if not architecture.one_part:
+        config |= _ffn(header, architecture)
     config |= _query_key_norms(header, config)
     config |= read_scales(header, architecture, config)
     if architecture.llama_names:
@@ -126,6 +127,8 @@ def _mixer(
             return mixers.delta_net_keys(header, is_tiled=architecture.tiled_values)
         case "short_conv":
             return mixers.short_conv_keys(header, attends, config["rms_norm_eps"])
+        case "mamba2" if architecture.one_part:
+            return mixers.one_part_keys(header, attends, config["rms_norm_eps"])
         case "mamba2":
             rotates = header.flag("rope.scaling.finetuned", True)
             keys = mixers.mamba2_keys(header, attends)

@@ -34,7 +34,7 @@ class Layout:
         """All tensors, in the model's order."""
         table = (self._config["vocab_size"], self._sizes.hidden)
         architecture = self._architecture
-        yield whole("model.embed_tokens.weight", EMBEDDINGS, table)
+        yield whole(self._own_name("model.embed_tokens.weight"), EMBEDDINGS, table)
         if architecture.positions:
             shape = (self._config["max_position_embeddings"], self._sizes.hidden)
             yield whole("model.embed_positions.weight", "position_embd.weight", shape)
@@ -122,6 +122,8 @@ def _mixing(block: Block) -> Iterator[FolderTensor]:
 
 def _ffn(block: Block) -> Iterator[FolderTensor]:
     config = block.sizes.config
+    if block.sizes.architecture.one_part and block.sizes.kind(block.layer) != "mlp":
+        return
     family = FAMILIES.get(config["model_type"])
     has_experts = family is not None and bool(config.get(family.count))
     if family is not None and has_experts and family.is_sparse(config, block.layer):
