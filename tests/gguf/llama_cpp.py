@@ -35,6 +35,17 @@ def patch(one):
     for other in one.__subclasses__():
         patch(other)
 
+# Today's transformers gives a dense Nemotron-H keys by which the converter knows one with experts.
+import transformers
+read_config = transformers.AutoConfig.from_pretrained
+
+def from_pretrained(folder, **options):
+    if "nemotron_h" in (Path(folder) / "config.json").read_text():
+        raise ValueError("to be read as it is")
+    return read_config(folder, **options)
+
+transformers.AutoConfig.from_pretrained = from_pretrained
+
 for source, target, options in jobs:
     config = json.loads((Path(source) / "config.json").read_text())
     conversion.get_model_class(base.get_model_architecture(config, base.ModelType.TEXT))

@@ -64,6 +64,8 @@ HUNYUAN = {
     "num_shared_expert": [1] * 3,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
 }
+# The converter takes heads of 64 for granted, and that context.
+NEMOTRON_H = {"mamba_head_dim": 64, "max_position_embeddings": 2**20}
 INTERNLM2 = {"architectures": ["InternLM2ForCausalLM"], "attention_bias": False}
 
 # kind of `make_random_model`, and its overrides
@@ -212,8 +214,8 @@ READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3n_text": ("gemma3n_text", {}),
     "gemma3n with fewer inputs than tokens": ("gemma3n_text", {"vocab_size_per_layer_input": 290}),
     "gemma4": ("gemma4", {}),
-    "nemotron_h": ("nemotron_h", {}),
-    "nemotron_h with biases": ("nemotron_h", {"attention_bias": True, "mlp_bias": True}),
+    "nemotron_h": ("nemotron_h", NEMOTRON_H),
+    "nemotron_h with biases": ("nemotron_h", {**NEMOTRON_H, "mlp_bias": True}),
     "gemma4_text": ("gemma4_text", {}),
     "gemma4 with inputs of layers": ("gemma4_small", {}),
     "gemma4 with experts": ("gemma4_moe", {}),
@@ -234,11 +236,16 @@ def make_model_folder(tmp_path: Path, name: str) -> Path:
     if kind in _OLD_KEYS:
         values = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(values | _OLD_KEYS[kind]))
-    if kind == "nemotron_h":  # the converter takes the FFNs of a list for nothing
+    if (
+        kind == "nemotron_h"
+    ):  # in the form of the hub, since the converter takes another one for experts'
         path = folder / "config.json"
         values = json.loads(path.read_text())
         kinds = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*"}
         listed = values.pop("layers_block_type", None) or values.pop("layer_types")
+        for key in ("num_experts_per_tok", "n_routed_experts", "n_group", "topk_group"):
+            values.pop(key, None)
+        values["num_hidden_layers"] = len(listed)
         values["hybrid_override_pattern"] = "".join(kinds.get(one, "-") for one in listed)
         path.write_text(json.dumps(values))
     if kind.startswith(

@@ -47,6 +47,18 @@ def metadata_of(text: dict[str, Any], architecture: str) -> dict[str, Any]:
     if architecture == "falcon-h1":
         keys["ssm.inner_size"] = text["mamba_d_ssm"]
         keys["embedding_scale"] = None  # it is in the weights
+    if architecture == "nemotron_h":
+        pattern = text["hybrid_override_pattern"]
+        heads_of = text["num_key_value_heads"]
+        keys |= {
+            "ssm.inner_size": text["mamba_num_heads"] * text["mamba_head_dim"],
+            "attention.head_count_kv": [np.int32(heads_of * (one == "*")) for one in pattern],
+            "feed_forward_length": [
+                np.int32(text["intermediate_size"] * (one == "-")) for one in pattern
+            ],
+            "attention.layer_norm_rms_epsilon": float(text["layer_norm_epsilon"]),
+        }
+        return keys
     if architecture == "granitehybrid":
         keys["ssm.inner_size"] = text["mamba_expand"] * text["hidden_size"]
         keys["rope.scaling.finetuned"] = text.get("position_embedding_type") == "rope"

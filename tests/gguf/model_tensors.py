@@ -12,7 +12,7 @@ from quire.weights.safetensors import SafetensorsFile
 from tests.gguf.writing import Array
 
 _INTERLEAVED = (
-    "llama", "mistral3", "granite", "granitemoe", "granitehybrid", "minicpm", "smollm3", "internlm2", "arcee", "olmo"
+    "llama", "mistral3", "granite", "granitemoe", "granitehybrid", "minicpm", "smollm3", "internlm2", "arcee", "olmo", "nemotron_h"
 )  # fmt: skip
 _SHIFTED = ("gemma", "gemma2", "gemma3", "nemotron", "qwen3next", "qwen35", "qwen35moe")
 _TILED = ("qwen35", "qwen35moe")
@@ -54,11 +54,11 @@ def stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> dic
             result[name] = interleave(values, text["num_key_value_heads"])
         elif architecture in _SHIFTED and name.endswith("norm.weight"):
             result[name] = values + np.float32("linear_attn." not in name)
-        elif name.endswith(".mamba.A_log"):
+        elif name.endswith((".mamba.A_log", ".mixer.A_log")):
             result[name] = -np.exp(values)[:, None]
-        elif name.endswith(".mamba.D"):
+        elif name.endswith((".mamba.D", ".mixer.D")):
             result[name] = values[:, None]
-        elif name.endswith(".mamba.norm.weight"):
+        elif name.endswith((".mamba.norm.weight", ".mixer.norm.weight")):
             result[name] = values.reshape(text["mamba_n_groups"], -1)
         elif values.ndim == 3 and values.shape[1] == 1:  # a convolution over each channel
             result[name] = values[:, 0]
@@ -152,6 +152,13 @@ def usual_config(config: dict[str, Any]) -> dict[str, Any]:
         usual["intermediate_size"] = config.get("n_inner") or 4 * usual["hidden_size"]
     if kind == "bloom":
         usual["max_position_embeddings"] = config.get("seq_length", 2048)
+    if kind == "nemotron_h":
+        usual |= {
+            "mamba_n_heads": config["mamba_num_heads"],
+            "mamba_n_groups": config["n_groups"],
+            "mamba_d_conv": config["conv_kernel"],
+            "mamba_d_state": config["ssm_state_size"],
+        }
     if kind == "falcon":
         is_new = config["new_decoder_architecture"]
         usual["num_key_value_heads"] = config["num_kv_heads"] if is_new else 1
@@ -270,6 +277,8 @@ def in_file_names(
             result |= _granites_experts(name, values)
         else:
             asked = name.replace("attention.wo", "self_attn.o_proj")
+            if architecture == "nemotron_h":
+                asked = asked.replace("model.", "backbone.", 1)
             asked = asked.replace(".sinks", ".sinks.weight").replace(".dt_bias", ".dt_proj.bias")
             found = names.get_name(asked, (".weight", ".bias"))
             assert found is not None, name

@@ -100,6 +100,7 @@ def folder_tensor(stored: SafetensorsFile, name: str) -> NDArray[Any]:
     own = {
         one.replace("model.language_model.", "model.")
         .replace("language_model.", "")
+        .replace("backbone.", "model.")
         .replace("embed_out.", "lm_head."): one
         for one in stored.names()
     }

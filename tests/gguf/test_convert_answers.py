@@ -82,16 +82,21 @@ def test_yarn_rotates_as_in_transformers(
     assert ("llama.cpp takes 32 and 1 whatever" in caplog.text) is (name == "betas")
 
 
+SECTIONS = {
+    "rope_type": "default",
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 0.25,
+    "mrope_section": [1, 1, 1],
+}
 SAME_HEADS = {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
 LLAMA_CPP_READS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama3": ("llama3", {}),
     # llama.cpp takes value heads to be as large as key heads, and asks for M-RoPE's sections.
     "qwen3_next": ("qwen3_next", {"mlp_only_layers": [], **SAME_HEADS}),
-    "qwen3_5_text": ("qwen3_5_text", SAME_HEADS),
-    "qwen3_5_moe_text": ("qwen3_5_moe_text", SAME_HEADS),
-    "deepseek_v2": ("deepseek_v2_groups", {"num_hidden_layers": 27}),
+    "qwen3_5_text": ("qwen3_5_text", {**SAME_HEADS, "rope_parameters": SECTIONS}),
+    "qwen3_5_moe_text": ("qwen3_5_moe_text", {**SAME_HEADS, "rope_parameters": SECTIONS}),
     # It knows models without a rank of queries by their number of layers.
-    "deepseek_v2_lite": ("deepseek_v2", {"num_hidden_layers": 27}),
+    "deepseek_v2": ("deepseek_v2", {"num_hidden_layers": 27}),
     "deepseek_v3": ("deepseek_v3", {"rope_parameters": LATENT_YARN}),
     "youtu": ("youtu", {"rope_parameters": LATENT_YARN}),
     **{

@@ -33,7 +33,7 @@ HYBRID = (
     ),
     Architecture(
         "nemotron_h", "Nemotron-H, Nemotron Nano 2", ("nemotron_h",), "nemotron_h",
-        mixer="mamba2", one_part=True, norms={"attn_norm": "norm"}, gated=False, rotary=False,
+        mixer="mamba2", one_part=True, interleaved=True, norms={"attn_norm": "norm"}, gated=False, rotary=False,
         is_written=False,
         renames=(
             ("model.embed_tokens.", "model.embeddings."), ("model.norm.", "model.norm_f."),

@@ -90,7 +90,7 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
     if architecture.rotary:
         config |= read_ropes(header, architecture, config)
         config |= read_query_scale(header, architecture, config)
-    if not architecture.one_part:
+    if not architecture.one_part or expert_count(header):
         config |= _ffn(header, architecture)
     config |= _query_key_norms(header, config)
     config |= read_scales(header, architecture, config)
@@ -102,7 +102,9 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
 
 def _sizes(header: Header, architecture: Architecture) -> dict[str, Any]:
     """What the configs of all models say."""
-    hidden = header.integer("embedding_length")
+    hidden, eps = header.integer("embedding_length"), eps_key(architecture)
+    if architecture.one_part and eps not in header:  # Nemotron-H's has the name of the other kind
+        eps = "attention.layer_norm_epsilon"
     return {
         "model_type": architecture.model_type,
         "torch_dtype": _dtype(header),
@@ -111,7 +113,7 @@ def _sizes(header: Header, architecture: Architecture) -> dict[str, Any]:
         "num_hidden_layers": header.layers,
         "num_attention_heads": _heads(header, "attention.head_count"),
         "max_position_embeddings": header.integer("context_length"),
-        architecture.eps: header.number(eps_key(architecture), maximum=1.0),
+        architecture.eps: header.number(eps, maximum=1.0),
         "tie_word_embeddings": "output.weight" not in header.tensors,
     }
 
