@@ -307,6 +307,8 @@ _WITH_DIMENSIONS = (
 
 
 def _rotated(text: dict[str, Any], head_dim: int) -> int:
+    if "qk_rope_head_dim" in text:
+        return text["qk_rope_head_dim"]
     return int(head_dim * _ropes(text)[0].get("partial_rotary_factor", 1.0))
 
 
