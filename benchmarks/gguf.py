@@ -2,6 +2,7 @@
 
     python -m benchmarks.gguf                                  smollm2 and gemma3, if they are installed
     python -m benchmarks.gguf 1b-Q4_K_M 0.5b-Q8_0 --rounds 5   shapes of random blocks
+    python -m benchmarks.gguf gptoss-Q8_0 qwen3.5-Q4_K_M glm4.5-air-Q4_K_M deepseek-v2-lite-Q4_K_M lfm2-Q4_K_M
     python -m benchmarks.gguf smollm2 --points decode-1,prefill-512
     python -m benchmarks.gguf smollm2 --avx2                   both sides as on a processor without AVX-512
 
@@ -115,7 +116,7 @@ def file_of(name: str) -> Path:
         return Path(name)
     if name in ("smollm2", "gemma3"):
         return real_file(name)
-    shape, _, kind = name.partition("-")
+    shape, _, kind = name.rpartition("-")
     return random_file(shape, kind)
 
 

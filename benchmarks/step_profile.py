@@ -4,7 +4,9 @@
 
 Each phase's end is read from the CPU's clock inside the compiled step (`CpuRunner.time_phases`); the
 rest of a step is Python: scheduler, batch, sampler, deltas, and waking the threads. Medians over all
-steps of the answers, in milliseconds, and shares.
+steps of the answers, in milliseconds, and shares; and for linear maps the time that the machine's limits
+would allow: reading their weights from memory, or multiplying in float32, whichever takes longer. Weights
+that the last cache keeps are read faster than that, and integers multiplied faster.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import report, table
-from benchmarks.models import qwen2_26m
+from benchmarks.models import QWEN2_26M, qwen2_26m
+from benchmarks.peers.limits import Limits
+from benchmarks.peers.limits import measure as measure_limits
+from benchmarks.peers.worker import Prompt as Question
 from quire.engines.native.cpu.memory.kv_cache import KV_KINDS
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import PHASES
@@ -47,6 +52,45 @@ PARTS: dict[str, dict[int, str]] = {
     },
 }
 """What the phases of each operation are counted as; other phases are "other"."""
+
+
+WEIGHT_BYTES = {None: 4.0, "int8": 1.0625, "int4": 0.5625}
+"""Bytes of a weight, with its share of the scale of 32."""
+
+
+def weights_of() -> dict[str, int]:
+    """Weights of the linear maps, over all layers, by the names of `PARTS`."""
+    hidden, ffn, layers = (
+        QWEN2_26M[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")
+    )
+    heads, kv_heads = QWEN2_26M["num_attention_heads"], QWEN2_26M["num_key_value_heads"]
+    return {
+        "queries, keys, values": layers * hidden * hidden * (heads + 2 * kv_heads) // heads,
+        "output": layers * hidden * hidden,
+        "gate and up": layers * hidden * 2 * ffn,
+        "down": layers * hidden * ffn,
+        "head": hidden * QWEN2_26M["vocab_size"],
+    }
+
+
+def limits_of(streams: int, bytes_each: float, read: float, multiply: float) -> dict[str, float]:
+    """Milliseconds that each linear map would take at the machine's limits, of bytes and operations a second."""
+    return {
+        name: 1e3 * max(count * bytes_each / read, 2 * count * streams / multiply)
+        for name, count in weights_of().items()
+    }
+
+
+def machine_limits() -> tuple[float, float]:
+    """Bytes and float32 operations a second of all cores together, as the peers' benchmark measures them."""
+    machine = Limits()
+
+    def ask(what: str) -> float:
+        began = time.perf_counter()
+        machine.generate([Question(what, [])], 1, None)
+        return time.perf_counter() - began
+
+    return measure_limits(ask)
 
 
 def names_of(program: list[Operation]) -> list[str]:
@@ -121,25 +165,33 @@ def main() -> None:
     parser.add_argument("--streams", default="1,8,64")
     given = parser.parse_args()
     streams = [int(number) for number in given.streams.split(",")]
+    read, multiply = machine_limits()
+    size = WEIGHT_BYTES[given.quantization]
+    limits = {n: limits_of(n, size, read, multiply) for n in streams}
     found = {n: profile(n, given.quantization, given.kv) for n in streams}
     parts = [name for of_one in PARTS.values() for name in of_one.values()]
     order = [*dict.fromkeys([*parts, "other"]), PYTHON]
     rows: list[list[str]] = []
     for name in [name for name in order if any(name in one for one in found.values())]:
-        rows.append([name, *(_cell(one.get(name, 0.0), one["whole"]) for one in found.values())])
+        cells = (
+            _cell(found[n].get(name, 0.0), found[n]["whole"], limits[n].get(name)) for n in found
+        )
+        rows.append([name, *cells])
     rows.append(["a step", *(f"{one['whole']:.2f} ms" for one in found.values())])
     kind = given.quantization or "full precision"
     name = "step_profile" + (f"_{given.quantization}" if given.quantization else "")
     report(
         name,
-        f"Where a step's time goes: model A, {kind}, KV cache {given.kv}",
+        f"Where a step's time goes: model A, {kind}, KV cache {given.kv} "
+        f"({read / 1e9:.0f} GB/s, {multiply / 1e9:.0f} GFLOP/s)",
         table(["", *(f"{n} stream{'s' * (n > 1)}" for n in found)], rows),
         {str(n): one for n, one in found.items()},
     )
 
 
-def _cell(milliseconds: float, whole: float) -> str:
-    return f"{milliseconds:.2f} ms, {100 * milliseconds / whole:.0f} %"
+def _cell(milliseconds: float, whole: float, limit: float | None) -> str:
+    cell = f"{milliseconds:.2f} ms, {100 * milliseconds / whole:.0f} %"
+    return cell if limit is None else f"{cell} (limit {limit:.2f})"
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def factors(value: float) -> np.ndarray[Any, Any]:
         (
             "gemma3",
             {},
-            {".attention.sliding_window": 32, ".rope.freq_base": 1e6},
+            {".attention.sliding_window": 32, ".rope.freq_base": 1e6, ".block_count": 6},
             "rope",
             "base 1,000,000; 10,000 in layers with a window",
         ),

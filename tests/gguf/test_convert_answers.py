@@ -72,7 +72,7 @@ def test_yarn_rotates_as_in_transformers(
     rotary = load_oracle(folder).model.rotary_emb
     file = run(with_tokenizer(folder), tmp_path / "model.gguf", type="f32")
     spec = read_spec(make_folder(file))
-    frequencies, scale = inverse_frequencies(spec.rope, spec.head_dim, 64)
+    frequencies, scale = inverse_frequencies(*spec.ropes[0], 64)
     np.testing.assert_allclose(frequencies, rotary.inv_freq, rtol=1e-6)
     assert scale == pytest.approx(rotary.attention_scaling, rel=1e-6)
     keys = GgufFile(file).metadata

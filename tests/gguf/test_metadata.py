@@ -270,7 +270,8 @@ def test_any_metadata_gives_a_model_or_a_named_refusal(
     else:
         named = ""
         assert found.num_layers <= 2
-        inverse_frequencies(found.rope, found.head_dim, 64)
+        for rope, head_dim in found.ropes:
+            inverse_frequencies(rope, head_dim, 64)
         for name in source.names():
             assert source.tensor(name).data.ndim == 2
     assert not named or "any.gguf" in named

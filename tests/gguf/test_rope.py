@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.rope import inverse_frequencies
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import UnsupportedModelError, WeightsError
 from quire.gguf.config.rope import share
 from tests.gguf.model_metadata import llama3_divisors
@@ -31,8 +32,11 @@ def test_gemma3_scales_full_layers_only(spec: Any) -> None:
     window = {".attention.sliding_window": 9}
     for extra, base in (({}, 1e4), ({".rope.freq_base_swa": 2e4}, 2e4)):
         found = spec("gemma3", **scaling, **window, **extra, **{".rope.freq_base": 1e6})
-        assert found.rope_of(0) == RopeSpec(theta=base, positions=128)
-        assert found.rope_of(5) == RopeSpec("linear", theta=1e6, factor=8.0, positions=128)
+        local = RopeSpec(theta=base, positions=128, is_local=True)
+        assert found.layers[0].mixer.rope == local
+        assert found.layers[5].mixer.rope == RopeSpec(
+            "linear", theta=1e6, factor=8.0, positions=128
+        )
 
 
 def test_olmo3_scales_full_layers_only(spec: Any) -> None:
@@ -45,8 +49,9 @@ def test_olmo3_scales_full_layers_only(spec: Any) -> None:
         ".rope.freq_base": 5e5,
     }
     found = spec("olmo2", **keys)
-    assert found.rope_of(0) == RopeSpec(theta=5e5, positions=128)
-    assert found.rope_of(3).kind == "yarn"
+    local = RopeSpec(theta=5e5, positions=128, is_local=True)
+    assert found.layers[0].mixer.rope == local
+    assert found.layers[3].mixer.rope.kind == "yarn"
     assert found.max_positions == 256
 
 
@@ -90,8 +95,13 @@ def test_yarn_mixed_in_another_way_is_refused(config: Any) -> None:
         config(**YARN, **{".rope.scaling.yarn_ext_factor": 0.5})
 
 
+def rotary_dim(spec: DecoderSpec) -> int:
+    rope, head_dim = spec.ropes[0]
+    return rope.size(head_dim)
+
+
 def scale(spec: DecoderSpec) -> float:
-    return inverse_frequencies(spec.rope, spec.head_dim, 64)[1]
+    return inverse_frequencies(*spec.ropes[0], 64)[1]
 
 
 def test_yarns_scale(spec: Any) -> None:
@@ -192,10 +202,10 @@ def test_longrope_is_by_the_length_of_the_text(spec: Any) -> None:
     """llama.cpp #24823: the long factors for short texts. No key says that it is LongRoPE."""
     tensors = longrope(6)
     found = spec("phi3", tensors, **PHI)
-    assert (found.rope.kind, found.rope.positions, found.rotary_dim) == ("longrope", 32, 12)
+    assert (found.rope.kind, found.rope.positions, rotary_dim(found)) == ("longrope", 32, 12)
     plain, _ = inverse_frequencies(RopeSpec(theta=1e4, partial=0.75), 16, 64)
     for length, name in ((32, "short"), (33, "long")):
-        frequencies, factor = inverse_frequencies(found.rope, found.head_dim, length)
+        frequencies, factor = inverse_frequencies(*found.ropes[0], length)
         np.testing.assert_array_equal(frequencies, plain / tensors[f"rope_factors_{name}.weight"])
         assert np.float32(factor) == np.float32(1.19)
 
@@ -254,8 +264,8 @@ def test_divisors_that_are_none(config: Any, values: NDArray[Any], problem: str)
 
 def test_a_part_of_each_head_is_rotated(spec: Any) -> None:
     for architecture in ("phi3", "chatglm", "glm4"):
-        assert spec(architecture, **{".rope.dimension_count": 6}).rotary_dim == 6
-        assert spec(architecture).rotary_dim == 16
+        assert rotary_dim(spec(architecture, **{".rope.dimension_count": 6})) == 6
+        assert rotary_dim(spec(architecture)) == 16
     with pytest.raises(UnsupportedModelError, match=r"dimension_count is 8.* all 16 dimensions"):
         spec(**{".rope.dimension_count": 8})
 

@@ -106,7 +106,10 @@ def test_a_bias_that_no_layer_has_is_zeros(tmp_path: Path) -> None:
         tensors[f"blk.{layer}.attn_q.bias"] = random.standard_normal(64).astype(np.float32)
         tensors[f"blk.{layer}.attn_k.bias"] = random.standard_normal(32).astype(np.float32)
     source, spec = open_model(write_tiny(tmp_path / "a.gguf", tensors=tensors))
-    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (True, True, False)
+    attention, ffn = spec.attention, spec.layers[0].ffn
+    assert attention is not None
+    assert ffn is not None
+    assert (attention.qkv_bias, attention.o_bias, ffn.bias) == (True, True, False)
     k = floats(source.tensor("model.layers.1.self_attn.k_proj.bias"))
     np.testing.assert_array_equal(interleave(k, 2), tensors["blk.1.attn_k.bias"])
     for role, size in (("v", 32), ("o", 64)):
@@ -192,10 +195,10 @@ def test_an_unknown_name_is_an_error(tmp_path: Path) -> None:
 def test_a_head_that_is_missing_is_the_embeddings(tmp_path: Path) -> None:
     """llama.cpp #6720."""
     source, spec = open_model(write_tiny(tmp_path / "a.gguf", tensors={"output.weight": None}))
-    assert spec.tied_embeddings
+    assert spec.head.tied
     assert "lm_head.weight" not in source
     source, spec = open_model(write_tiny(tmp_path / "b.gguf"))
-    assert not spec.tied_embeddings
+    assert not spec.head.tied
     assert source.tensor("lm_head.weight").shape == (70, 64)
 
 
@@ -225,7 +228,8 @@ def test_blocks_that_only_predict_further_tokens_are_left_aside(tmp_path: Path) 
     }
     path = write_tiny(tmp_path / "a.gguf", "glm4", tensors=extra, metadata=more)
     source, spec = open_model(path)
-    assert (spec.num_layers, spec.qkv_bias) == (2, False)
+    assert spec.attention is not None
+    assert (spec.num_layers, spec.attention.qkv_bias) == (2, False)
     assert source.left_aside == ("blk.2.attn_q.bias", "blk.2.nextn.eh_proj.weight")
 
 

@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from quire.engines.native.models.layers.attention import AttentionShape
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.registry import spec_of
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import QuireError
 from quire.gguf.config.header import shortest
 from quire.gguf.config.reading import config_of
@@ -419,27 +421,35 @@ def _tokenizer_of_folder(folder: Path, tokenizer: Tokenizer) -> TokenizerFacts:
 def _shape_of_spec(spec: DecoderSpec) -> ShapeFacts:
     """The sizes as the engine reads them."""
     windows = [window for window in spec.windows if window]
-    experts = spec.experts
+    experts, shape = spec.experts, _attention_shape(spec)
+    dense = max((layer.ffn.size for layer in spec.layers if layer.ffn), default=None)
     return ShapeFacts(
         context=spec.max_positions,
         layers=spec.num_layers,
         hidden=spec.hidden_size,
-        ffn=experts.ffn_size if experts else spec.ffn_size,
-        heads=spec.num_heads,
-        kv_heads=spec.num_kv_heads,
-        head_size=spec.head_dim,
+        ffn=experts.ffn_size if experts else dense,
+        heads=shape.heads if shape else None,
+        kv_heads=shape.kv_heads if shape else None,
+        head_size=shape.head_dim if shape else None,
         vocabulary=spec.vocab_size,
         experts=experts.count if experts else None,
         experts_per_token=experts.per_token if experts else None,
         window=max(windows, default=None),
         window_layers=len(windows) or None,
-        rope=_rope_of(spec.rope, spec),
+        rope=_rope_of(spec.rope, spec) if spec.rope else None,
     )
+
+
+def _attention_shape(spec: DecoderSpec) -> AttentionShape | None:
+    """The sizes of the first layer with attention of any kind."""
+    mixers = (layer.mixer for layer in spec.layers)
+    return next((one.shape for one in mixers if one and one.shape), None)
 
 
 def _rope_of(rope: RopeSpec, spec: DecoderSpec) -> RopeFacts:
     scaled = rope.kind != "default"
-    local = spec.local_rope
+    local = next((one for one, _ in spec.ropes if one.is_local), None)
+    without = [one.mixer.rope is None for one in spec.layers if one.mixer and one.mixer.shape]
     return RopeFacts(
         rope.theta,
         rope.kind,
@@ -447,6 +457,6 @@ def _rope_of(rope: RopeSpec, spec: DecoderSpec) -> RopeFacts:
         rope.positions if rope.kind in ("yarn", "llama3", "longrope") else None,
         rope.partial,
         local.theta if local is not None and local.theta != rope.theta else None,
-        len(spec.no_rope),
+        sum(without),
         len(rope.sections),
     )

@@ -9,24 +9,26 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quire.convert.merging import MergedFolder
-from quire.convert.mixers import delta_net_keys, latent_keys, without_form
+from quire.convert.mixers import delta_net_keys, latent_keys
+from quire.engines.native.models.layers.attention import AttentionSpec
 from quire.engines.native.models.layers.delta_net import DeltaNetSpec
 from quire.engines.native.models.layers.experts import Scores
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
-from quire.engines.native.models.layers.mixer import TokenMixer
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.layers.short_conv import ShortConvSpec
 from quire.engines.native.models.registry import spec_of
-from quire.engines.native.models.rope import inverse_frequencies
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.rope import inverse_frequencies, read_rope
+from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import UnsupportedModelError
 from quire.gguf.architectures.declaration import Architecture
 from quire.gguf.architectures.table import ARCHITECTURES
@@ -55,6 +57,9 @@ _QWEN3_5_SECTIONS: Final = (11, 11, 10)  # where the config names none
 _WITH_BETAS: Final = ("mistral3",)
 """The architectures for which llama.cpp reads YaRN's two betas."""
 _SAME_ANGLES = 2e-6  # of a frequency: a file has divisors of frequencies, in float32
+_FREE: Final = ("model_type", "names", "quantization", "is_split", "tiled_output")
+"""What a file need not say."""
+_Difference: TypeAlias = tuple[str, Any, Any]
 
 
 def architecture_for(folder: Path, model_type: str) -> Architecture:
@@ -80,23 +85,28 @@ def header_of(
     Raises:
         UnsupportedModelError: llama.cpp does not compute something that the model has.
     """
+    attention = _attention(spec)
+    if attention is None:
+        raise UnsupportedModelError(
+            f"{folder}: no layer of this model has attention; quire writes no GGUF file of such a model"
+        )
     keys: dict[str, Written | None] = {
         "block_count": spec.num_layers,
         "context_length": _context(folder, spec),
         "embedding_length": spec.hidden_size,
         "vocab_size": spec.vocab_size,
-        "attention.head_count": spec.num_heads,
-        "attention.head_count_kv": _kv_heads(spec),
-        "attention.key_length": spec.head_dim,
-        "attention.value_length": spec.head_dim,
-        eps_key(architecture): float(spec.norm_eps),
+        "attention.head_count": attention.shape.heads,
+        "attention.head_count_kv": _kv_heads(spec, attention),
+        "attention.key_length": attention.shape.head_dim,
+        "attention.value_length": attention.shape.value_dim,
+        eps_key(architecture): float(spec.final_norm.eps),
         "n_deepstack_layers": _deepstack_layers(folder, architecture),
         "rope.dimension_sections": _sections(folder, architecture),
-        **_ffn(spec, architecture),
+        **_ffn(spec, architecture, folder),
         **_windows(spec, architecture),
-        **(_rope(spec, architecture) if spec.has_rope or architecture.mixer else {}),
-        **_scales(spec, architecture),
-        **_of_old_kind(spec, architecture),
+        **_rope(spec, attention, architecture, folder),
+        **_scales(spec, attention, architecture),
+        **_of_old_kind(spec, attention, architecture),
         **_mixer(spec),
     }
     return {
@@ -109,14 +119,24 @@ def header_of(
     }
 
 
-def _of_old_kind(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
+def _attention(spec: DecoderSpec) -> AttentionSpec | None:
+    """The model's attention; of latents, what llama.cpp has in its cache of it."""
+    latent = spec.layers[0].mixer
+    if isinstance(latent, LatentAttentionSpec):
+        return AttentionSpec(latent.shape, latent.rope, latent.scale)
+    return spec.attention
+
+
+def _of_old_kind(
+    spec: DecoderSpec, attention: AttentionSpec, architecture: Architecture
+) -> dict[str, Written | None]:
     keys: dict[str, Written | None] = {}
     if architecture.name in ("command-r", "cohere2"):
-        keys["logit_scale"] = float(spec.logits_scale)
+        keys["logit_scale"] = float(spec.head.scale)
     if architecture.name in ("gptneox", "stablelm"):
-        keys["use_parallel_residual"] = spec.parallel
-    if spec.qkv_clip:
-        keys["attention.clamp_kqv"] = float(spec.qkv_clip)
+        keys["use_parallel_residual"] = spec.layers[0].flow != "in_turn"
+    if attention.clip:
+        keys["attention.clamp_kqv"] = float(attention.clip)
     return keys
 
 
@@ -131,30 +151,31 @@ def xielu_keys(spec: DecoderSpec, source: MergedFolder) -> dict[str, Written]:
     return {key: np.array(values, np.float32) for key, values in keys.items()}
 
 
-def _kv_heads(spec: DecoderSpec) -> Written:
+def _kv_heads(spec: DecoderSpec, attention: AttentionSpec) -> Written:
     """The heads of keys; if some layers have no attention, a list with 0 for these."""
-    if not spec.mixers:
-        return spec.num_kv_heads
-    heads = [0 if one and not one.attends else spec.num_kv_heads for one in spec.mixers]
-    return np.array(heads, np.int32) if 0 in heads else spec.num_kv_heads
+    count = attention.shape.kv_heads
+    heads = [count if layer.attention else 0 for layer in spec.layers]
+    return np.array(heads, np.int32) if 0 in heads else count
 
 
 def _mixer(spec: DecoderSpec) -> dict[str, Written | None]:
-    """What layers have in place of attention; they are all of one kind."""
-    mixer = next((one for one in spec.mixers if one), None)
+    """What layers have besides attention, or in its place; they are all of one kind."""
+    mixers = (layer.mixer for layer in spec.layers)
+    mixer = next((one for one in mixers if not isinstance(one, AttentionSpec)), None)
     if isinstance(mixer, ShortConvSpec):
         return {"shortconv.l_cache": mixer.width}
     if isinstance(mixer, AttentionAndMamba2Spec):
         return _mamba2(mixer.mamba)
     if isinstance(mixer, DeltaNetSpec):
-        recurrent = [one is not None for one in spec.mixers]
-        return {**delta_net_keys(mixer, recurrent, spec.num_kv_heads)}
+        recurrent = [isinstance(layer.mixer, DeltaNetSpec) for layer in spec.layers]
+        assert spec.attention is not None
+        return {**delta_net_keys(mixer, recurrent, spec.attention.shape.kv_heads)}
     if isinstance(mixer, LatentAttentionSpec):
         return {**latent_keys(mixer), **_dense_latent(spec)}
     if not isinstance(mixer, Mamba2Spec):
         return {}
-    dense = {} if spec.experts else {"expert_shared_feed_forward_length": spec.ffn_size}
-    return {**_mamba2(mixer), **dense, "rope.scaling.finetuned": not spec.no_rope}
+    dense = {} if spec.experts else {"expert_shared_feed_forward_length": _dense_size(spec)}
+    return {**_mamba2(mixer), **dense, "rope.scaling.finetuned": spec.rope is not None}
 
 
 def _dense_latent(spec: DecoderSpec) -> dict[str, Written | None]:
@@ -163,7 +184,7 @@ def _dense_latent(spec: DecoderSpec) -> dict[str, Written | None]:
         return {}
     return {
         "leading_dense_block_count": spec.num_layers,
-        "expert_feed_forward_length": spec.ffn_size,
+        "expert_feed_forward_length": _dense_size(spec),
         "expert_shared_count": 0,
     }
 
@@ -180,10 +201,15 @@ def _mamba2(mixer: Mamba2Spec) -> dict[str, Written | None]:
 
 def _context(folder: Path, spec: DecoderSpec) -> int:
     """The config's own context, which YaRN may stretch."""
+    own = _config_of(folder).get("max_position_embeddings")
+    # Others may have it under another key.
+    return own if isinstance(own, int) and spec.rope else spec.max_positions
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    """What the folder's config says of the text decoder."""
     config = read_json(folder, "config.json")
-    own: Any = {**config, **(config.get("text_config") or {})}.get("max_position_embeddings")
-    has_own = isinstance(own, int) and spec.has_rope  # others may have it under another key
-    return own if has_own else spec.max_positions
+    return {**config, **(config.get("text_config") or {})}
 
 
 def _deepstack_layers(folder: Path, architecture: Architecture) -> int | None:
@@ -205,14 +231,21 @@ def _sections(folder: Path, architecture: Architecture) -> Written | None:
     return np.array([*sections, 0, 0, 0, 0][:4], np.int32)
 
 
-def _ffn(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
+def _dense_size(spec: DecoderSpec) -> int | None:
+    """The width of the dense FFN; None if all layers are sparse."""
+    return next((layer.ffn.size for layer in spec.layers if layer.ffn), None)
+
+
+def _ffn(spec: DecoderSpec, architecture: Architecture, folder: Path) -> dict[str, Written | None]:
     experts = spec.experts
     if experts is None:
-        return {"feed_forward_length": spec.ffn_size}
+        return {"feed_forward_length": _dense_size(spec)}
+    # Where no layer is dense, it is whatever the config says.
+    dense = _dense_size(spec) or _config_of(folder).get("intermediate_size", experts.ffn_size)
     # A folder of the type that files are read as has the keys that a file may have.
     family = FAMILIES["mixtral" if spec.model_type == "mixtral" else architecture.model_type]
     router = experts.router
-    first, step = _pattern(experts.sparse)
+    first, step = _pattern([layer.experts is not None for layer in spec.layers])
     if (first and not family.first_sparse) or (step > 1 and not family.step):
         raise UnsupportedModelError(
             "The model has experts in some layers and one FFN in others, which llama.cpp does not "
@@ -221,7 +254,7 @@ def _ffn(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | N
     shared = experts.shared_size
     counts_shared = bool(family.shared_count)
     keys: dict[str, Written | None] = {
-        "feed_forward_length": spec.ffn_size,
+        "feed_forward_length": dense,
         "expert_count": experts.count,
         "expert_used_count": experts.per_token,
         "expert_feed_forward_length": None if spec.model_type == "mixtral" else experts.ffn_size,
@@ -280,24 +313,26 @@ def _windows(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written
     return keys if window or architecture.window else {}
 
 
-def _scales(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
+def _scales(
+    spec: DecoderSpec, attention: AttentionSpec, architecture: Architecture
+) -> dict[str, Written | None]:
     keys: dict[str, Written | None] = {}
     caps = {
-        "attn_logit_softcapping": spec.attention_cap,
-        "final_logit_softcapping": spec.logits_cap,
+        "attn_logit_softcapping": attention.cap,
+        "final_logit_softcapping": spec.head.cap,
     }
     for key, cap in caps.items():
         if cap or key in architecture.caps:
             keys[key] = float(cap)
     if architecture.name in ("granite", "granitemoe", "granitehybrid"):
-        keys["attention.scale"] = float(spec.attention_scale)
+        keys["attention.scale"] = float(attention.scale)
     if architecture.grows_queries and spec.query_scale:
         keys["attention.temperature_scale"] = spec.query_scale.beta
     if architecture.scales:
         keys |= {
-            "embedding_scale": float(spec.embedding_scale),
+            "embedding_scale": float(spec.embeddings.scale),
             "residual_scale": float(spec.residual_scale),
-            "logit_scale": 1 / spec.logits_scale,
+            "logit_scale": 1 / spec.head.scale,
         }
     return keys
 
@@ -305,8 +340,16 @@ def _scales(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written 
 # ---- rotary embeddings
 
 
-def _rope(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
-    rope, local = spec.rope, spec.local_rope
+def _rope(
+    spec: DecoderSpec, attention: AttentionSpec, architecture: Architecture, folder: Path
+) -> dict[str, Written | None]:
+    rope = spec.rope
+    if rope is None and architecture.mixer:  # for which files have the keys all the same
+        rope = read_rope(HubConfig(_config_of(folder)))
+    if rope is None:
+        return {}
+    local = next((one for one, _ in spec.ropes if one.is_local), None)
+    head_dim = attention.shape.head_dim
     if rope.kind == "dynamic":
         raise UnsupportedModelError(
             "The model scales its rotary embedding by the kind 'dynamic', which llama.cpp does not "
@@ -315,7 +358,7 @@ def _rope(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | 
     keys: dict[str, Written | None] = {
         "rope.freq_base": float(rope.theta),
         "rope.freq_base_swa": float(local.theta) if local else None,
-        "rope.dimension_count": spec.rotary_dim,
+        "rope.dimension_count": rope.size(head_dim),
     }
     if rope.sections:
         sections = [*rope.sections, 0, 0, 0, 0]
@@ -327,19 +370,19 @@ def _rope(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | 
     if rope.kind == "yarn" or architecture.name == "phi3":
         keys["rope.scaling.original_context_length"] = rope.positions
     if rope.kind == "yarn":
-        keys |= _yarn(spec, architecture)
+        keys |= _yarn(rope, head_dim, architecture)
     if rope.kind == "longrope":
-        keys["rope.scaling.attn_factor"] = float(_angles_scale(spec, rope))
+        keys["rope.scaling.attn_factor"] = float(_angles_scale(rope, head_dim))
     return keys
 
 
-def _yarn(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
+def _yarn(rope: RopeSpec, head_dim: int, architecture: Architecture) -> dict[str, Written | None]:
     """What a model's YaRN has besides its factor.
 
     llama.cpp passes over `yarn_attn_factor`, which its converter writes: it takes the usual scale of
     cosine and sine, times `attn_factor`. The betas it reads for few architectures.
     """
-    rope, usual = spec.rope, RopeSpec()
+    usual = RopeSpec()
     if architecture.mixer == "latent":  # one weight for the scale of angles and that of scores
         factor = 0.1 * rope.mscale_all_dim if rope.mscale_all_dim else None
         return {"rope.scaling.yarn_log_multiplier": factor}
@@ -357,7 +400,7 @@ def _yarn(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | 
     return {
         "rope.scaling.yarn_log_multiplier": weight or None,
         "rope.scaling.attn_factor": _unless(
-            1.0, _angles_scale(spec, rope) / _angles_scale(spec, base)
+            1.0, _angles_scale(rope, head_dim) / _angles_scale(base, head_dim)
         ),
         "rope.scaling.yarn_beta_fast": _unless(usual.beta_fast, rope.beta_fast),
         "rope.scaling.yarn_beta_slow": _unless(usual.beta_slow, rope.beta_slow),
@@ -368,21 +411,21 @@ def _unless(usual: float, value: float) -> float | None:
     return None if value == usual else float(value)
 
 
-def _angles_scale(spec: DecoderSpec, rope: RopeSpec) -> float:
+def _angles_scale(rope: RopeSpec, head_dim: int) -> float:
     """What cosine and sine are multiplied by."""
-    return inverse_frequencies(rope, spec.head_dim, rope.positions)[1]
+    return inverse_frequencies(rope, head_dim, rope.positions)[1]
 
 
 def rope_tensors(spec: DecoderSpec) -> dict[str, NDArray[np.float32]]:
     """The tensors that hold divisors of the rotary frequencies, if the model has such."""
-    rope = spec.rope
-    if rope.kind == "llama3":
-        return {"rope_freqs.weight": _llama3_divisors(rope, spec.rotary_dim)}
-    if rope.kind == "longrope":
-        return {
-            "rope_factors_long.weight": np.array(rope.long_factors, np.float32),
-            "rope_factors_short.weight": np.array(rope.short_factors, np.float32),
-        }
+    for rope, head_dim in spec.ropes:
+        if rope.kind == "llama3":
+            return {"rope_freqs.weight": _llama3_divisors(rope, rope.size(head_dim))}
+        if rope.kind == "longrope":
+            return {
+                "rope_factors_long.weight": np.array(rope.long_factors, np.float32),
+                "rope_factors_short.weight": np.array(rope.short_factors, np.float32),
+            }
     return {}
 
 
@@ -405,37 +448,28 @@ def check_header(file: GgufFile, spec: DecoderSpec, source: Path) -> None:
             something that this one has.
     """
     found = spec_of(HubConfig(config_of([file])))
-    free = ("model_type", "names", "quantization", "rope", "local_rope")
-    expected = dataclasses.replace(spec, **{name: getattr(found, name) for name in free})
-    expected = dataclasses.replace(expected, experts=_with_names(expected, found))
-    if _same(found.attention_scale, spec.attention_scale):  # which None may stand for
-        expected = dataclasses.replace(expected, attention_multiplier=found.attention_multiplier)
-    expected = dataclasses.replace(expected, mixers=_without_form(expected.mixers))
-    found = dataclasses.replace(found, mixers=_without_form(found.mixers))
-    differing = [
-        one.name
-        for one in dataclasses.fields(DecoderSpec)
-        if not _same(getattr(found, one.name), getattr(expected, one.name))
-    ]
-    if not _same_ropes(found, spec):
-        differing.append("rope")
-    if differing:
-        name = differing[0]
+    differing = next(chain(_differences(found, spec), _differing_angles(found, spec)), None)
+    if differing is not None:
+        name, theirs, own = differing
         raise UnsupportedModelError(
             f"{source}: a GGUF file cannot say all that this model is. llama.cpp would take its {name} "
-            f"for {short(getattr(found, name))}, and it is {short(getattr(spec, name))}"
+            f"for {short(theirs)}, and it is {short(own)}"
         )
 
 
-def _without_form(mixers: Sequence[TokenMixer | None]) -> tuple[TokenMixer | None, ...]:
-    """The mixers without what tells the form that their tensors have where they are stored."""
-    return tuple(without_form(one) if one else None for one in mixers)
-
-
-def _with_names(expected: DecoderSpec, found: DecoderSpec) -> Any:
-    if expected.experts is None or found.experts is None:
-        return expected.experts
-    return dataclasses.replace(expected.experts, names=found.experts.names)
+def _differences(found: Any, expected: Any, place: str = "") -> Iterator[_Difference]:
+    """Where two specs differ: the field, the one's value and the other's."""
+    if isinstance(found, RopeSpec) and isinstance(expected, RopeSpec):
+        return  # several may say the same: see `_differing_angles`
+    if dataclasses.is_dataclass(found) and type(found) is type(expected):
+        for name in (one.name for one in dataclasses.fields(found) if one.name not in _FREE):
+            inner = f"{place}.{name}" if place else name
+            yield from _differences(getattr(found, name), getattr(expected, name), inner)
+    elif isinstance(found, tuple) and isinstance(expected, tuple) and len(found) == len(expected):
+        for index, pair in enumerate(zip(found, expected, strict=True)):
+            yield from _differences(*pair, f"{place}[{index}]")
+    elif not _same(found, expected):
+        yield place, found, expected
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -444,25 +478,24 @@ def _same(one: Any, other: Any) -> bool:
     return one == other
 
 
-def _same_ropes(found: DecoderSpec, expected: DecoderSpec) -> bool:
-    """Whether all layers rotate by the same angles, in short texts and in long ones."""
-    ropes = {(found.rope_of(layer), expected.rope_of(layer)) for layer in range(found.num_layers)}
-    return all(
-        one is other
-        or (
-            one is not None
-            and other is not None
-            and one.partial == other.partial
-            and _same_angles(one, other, expected)
-        )
-        for one, other in ropes
-    )
+def _differing_angles(found: DecoderSpec, expected: DecoderSpec) -> Iterator[_Difference]:
+    """Where layers that both rotate do not rotate by the same angles, in short texts and in long ones."""
+    pairs = {
+        (one.mixer.rope, other.mixer.rope, other.mixer.rope_dim): index
+        for index, (one, other) in enumerate(zip(found.layers, expected.layers, strict=True))
+        if one.mixer and other.mixer
+    }
+    for (theirs, own, head_dim), index in pairs.items():
+        if theirs and own and not _same_angles(theirs, own, head_dim, expected.max_positions):
+            yield f"layers[{index}].mixer.rope", theirs, own
 
 
-def _same_angles(one: RopeSpec, other: RopeSpec, spec: DecoderSpec) -> bool:
-    for length in (other.positions, spec.max_positions):
-        frequencies, scale = inverse_frequencies(one, spec.head_dim, length)
-        expected, expected_scale = inverse_frequencies(other, spec.head_dim, length)
+def _same_angles(one: RopeSpec, other: RopeSpec, head_dim: int, max_positions: int) -> bool:
+    if (one.partial, one.interleaved) != (other.partial, other.interleaved):
+        return False
+    for length in (other.positions, max_positions):
+        frequencies, scale = inverse_frequencies(one, head_dim, length)
+        expected, expected_scale = inverse_frequencies(other, head_dim, length)
         near = np.allclose(frequencies, expected, rtol=_SAME_ANGLES, atol=0)
         if not (near and math.isclose(scale, expected_scale, rel_tol=1e-6)):
             return False

@@ -177,12 +177,13 @@ def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
     names = spec.names
     if names.embeddings not in source and names.bare().embeddings in source:
         spec = dataclasses.replace(spec, names=names.bare())
-    if spec.tied_embeddings and names.head in source:
+    if spec.head.tied and names.head in source:
         if spec.names.embeddings not in source:
             source.alias(spec.names.embeddings, names.head)
         else:
             untied = source.are_untied(spec.names.embeddings, names.head)
-            spec = dataclasses.replace(spec, tied_embeddings=not untied)
+            head = dataclasses.replace(spec.head, tied=not untied)
+            spec = dataclasses.replace(spec, head=head)
     return MergedFolder(folder, spec, _FolderSource(source), adapters)
 
 
@@ -224,7 +225,7 @@ class MergedFolder:
             )
         tied = (self.spec.names.embeddings, self.spec.names.head)
         is_table = name.endswith(tuple(one.removeprefix(self.spec.names.prefix) for one in tied))
-        if self.spec.tied_embeddings and is_table and not change.is_own:
+        if self.spec.head.tied and is_table and not change.is_own:
             raise AdapterError(
                 f"The adapter {adapter.path} changes {name}, and the model has one matrix for "
                 "embeddings and head: merged, it would change both. Serve the two together"

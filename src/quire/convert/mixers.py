@@ -13,9 +13,8 @@ import numpy as np
 
 from quire.convert.planned import Order, Planned, PlannedPart
 from quire.engines.native.models.layers.attention import AttentionShape
-from quire.engines.native.models.layers.delta_net import TAPS, DeltaNetNames, DeltaNetSpec
+from quire.engines.native.models.layers.delta_net import TAPS, DeltaNetSpec
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
-from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.tensors import TensorSpec
 from quire.gguf.architectures.declaration import Architecture
 from quire.gguf.writer import Written
@@ -52,15 +51,6 @@ def latent_keys(attention: LatentAttentionSpec) -> dict[str, Written]:
         "rope.dimension_count": attention.rope_dim,
     }
     return keys | ({"attention.q_lora_rank": attention.q_rank} if attention.q_rank else {})
-
-
-def without_form(mixer: TokenMixer) -> TokenMixer:
-    """A mixer without what tells the form that its tensors have where they are stored."""
-    if isinstance(mixer, DeltaNetSpec):
-        return dataclasses.replace(mixer, names=DeltaNetNames(), tiled_output=False)
-    if isinstance(mixer, LatentAttentionSpec):
-        return dataclasses.replace(mixer, is_split=False)
-    return mixer
 
 
 def latent_tensors(

@@ -12,6 +12,7 @@ import numpy as np
 from quire.convert.merging import MergedFolder
 from quire.convert.mixers import delta_net_tensors, gated_queries, latent_tensors
 from quire.convert.planned import Order, Planned, PlannedPart
+from quire.engines.native.models.layers.attention import AttentionSpec
 from quire.engines.native.models.layers.delta_net import DeltaNetSpec
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
@@ -59,13 +60,14 @@ _MAMBA2: Final[Mapping[str, str]] = {
     "gate_norm": "ssm_norm",
 }
 _MIXER_ROLES: Final[Mapping[type[TokenMixer], Mapping[str, str]]] = {
+    AttentionSpec: {},
     Mamba2Spec: {**_MAMBA2, "o": "ssm_out"},
     AttentionAndMamba2Spec: {**_MAMBA2, "ssm_o": "ssm_out"},
     ShortConvSpec: {
         "in": "shortconv.in_proj", "conv": "shortconv.conv", "o": "shortconv.out_proj"
     }
 }  # fmt: skip
-"""The same for what layers have in place of attention."""
+"""The same for what layers have besides attention, or in its place."""
 _FUSED: Final[Mapping[str, str]] = {
     "q": "qkv",
     "k": "qkv",
@@ -92,7 +94,7 @@ def plan_tensors(spec: DecoderSpec, architecture: Architecture) -> list[Planned]
 
 def _of_layer(layer: int, spec: DecoderSpec, architecture: Architecture) -> Iterator[Planned]:
     """The tensors of a layer: those of a mixer that is another one in files, then the others."""
-    prefix, mixer = f"blk.{layer}.", spec.mixer(layer)
+    prefix, mixer = f"blk.{layer}.", spec.layers[layer].mixer
     tensors = list(spec.layer_tensors(layer))
     own: set[str] = set()
     if isinstance(mixer, DeltaNetSpec | LatentAttentionSpec):
@@ -101,9 +103,9 @@ def _of_layer(layer: int, spec: DecoderSpec, architecture: Architecture) -> Iter
         yield from latent_tensors(tensors, prefix, mixer)
     elif isinstance(mixer, DeltaNetSpec):
         yield from delta_net_tensors(tensors, prefix, mixer, architecture)
-    elif spec.gated_attention:
+    elif isinstance(mixer, AttentionSpec) and mixer.gated:
         own = {"q", "z"}
-        yield gated_queries(tensors, prefix, spec.shape(layer))
+        yield gated_queries(tensors, prefix, mixer.shape)
     rest = [one for one in tensors if one.role not in own]
     yield from _planned(rest, prefix, spec, architecture, None if own else mixer)
 
@@ -149,7 +151,7 @@ def _name_of(
     joins_qkv = architecture.fused_qkv or architecture.joins_qkv
     if together and (joins_qkv if together == "qkv" else architecture.fused_gate_up):
         return _FUSED_NAMES[together] + suffix
-    has_two = architecture.name == "falcon" and not spec.shared_norm
+    has_two = architecture.name == "falcon" and spec.layers[0].flow != "parallel_one_norm"
     return (_FALCON.get(role, roles[role]) if has_two else roles[role]) + suffix
 
 
@@ -176,8 +178,10 @@ def _shape_of(parts: list[TensorSpec], mixer: TokenMixer | None) -> tuple[int, .
 
 def _order(tensor: TensorSpec, spec: DecoderSpec, architecture: Architecture) -> Order | None:
     """The rows of queries and keys, which llama.cpp may have in another order: see `quire.gguf.weights`."""
-    by_role = {"q": spec.num_heads, "k": spec.num_kv_heads}
-    heads = by_role.get(tensor.role.removesuffix("_bias"), 0) if architecture.interleaved else 0
+    if not architecture.interleaved or spec.attention is None:
+        return None
+    by_role = {"q": spec.attention.shape.heads, "k": spec.attention.shape.kv_heads}
+    heads = by_role.get(tensor.role.removesuffix("_bias"), 0)
     if not heads:
         return None
     return np.arange(tensor.shape[0]).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
@@ -217,11 +221,11 @@ class Mixture:
 
     def __init__(self, spec: DecoderSpec, architecture: Architecture) -> None:
         self._layers = spec.num_layers
-        self._tied = spec.tied_embeddings
+        self._tied = spec.head.tied
         self._experts = spec.experts.count if spec.experts else 0
         is_70b = spec.num_layers == 80 and architecture.name in ("llama", "qwen2")
-        grouped = architecture.name == "qwen2" or spec.num_heads != spec.num_kv_heads
-        self._is_70b = is_70b and grouped
+        is_grouped = spec.attention is not None and spec.attention.shape.group > 1
+        self._is_70b = is_70b and (architecture.name == "qwen2" or is_grouped)
         self._depth = spec.hidden_size
 
     def kind(self, name: str) -> str:

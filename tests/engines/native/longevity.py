@@ -1,25 +1,16 @@
-"""Random requests by the thousand on a tiny model: memory stays flat, blocks whole, results right.
-
-    python -m tests.engines.native.longevity [--requests 100000] [--seed 0]
+"""Random requests by the hundred at an engine that is stepped by hand, on a runner that sees a wrong slot.
 
 Requests of every kind, with adapters and with constraints, for answers and for vectors, come, run side
-by side and are aborted, on a pool with too few blocks and with speculation. Each result is compared with the same request run alone, without speculation, prefix
-cache or company; of an aborted one, what came before. Every twentieth part of the requests is a
-round: at its end nobody is left, every block must be free, and memory is measured.
+by side and are aborted, on a pool with too few blocks and with speculation. The engine's accounts are
+checked after each step, and each result is compared with the same request run alone, without speculation,
+prefix cache or company; of an aborted one, what came before. `benchmarks/longevity.py` asks whole engines
+over real kernels such requests, by the hundred thousand.
 """
 
 from __future__ import annotations
 
-import argparse
-import gc
-import os
-import sys
-import tempfile
-import time
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -43,7 +34,6 @@ CONSTRAINTS = (
     Constraint("choice", ("cat", "café", "mat")),
     Constraint("json", {"type": "object", "properties": {"a": {"type": "integer"}}}),
 )
-ROUNDS, TRACED = 20, 5  # tracing makes the last rounds slow
 LONGEST = 100  # tokens of prompt and answer
 OPEN = 20  # requests at once
 BLOCKS = 16  # of 16 tokens: twelve sequences that run at once want up to 80
@@ -148,27 +138,9 @@ class Mix:
 
 
 @dataclass
-class Memory:
-    """What the process held when nobody was left, after each round; traced: after the last ones."""
-
-    resident: list[int] = field(default_factory=list[int])  # bytes
-    blocks: list[int] = field(default_factory=list[int])  # of Python's allocator
-    traced: list[int] = field(default_factory=list[int])  # bytes
-
-    def measure(self) -> None:
-        gc.collect()
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        self.resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
-        self.blocks.append(sys.getallocatedblocks())
-        if tracemalloc.is_tracing():
-            self.traced.append(tracemalloc.get_traced_memory()[0])
-
-
-@dataclass
 class Report:
     """Counts of one run; `different` names each request whose result is not the one alone."""
 
-    memory: Memory = field(default_factory=Memory)
     compared: int = 0
     aborted: int = 0
     refused: int = 0
@@ -187,52 +159,38 @@ def make_engine(runner: Runner, **options: Any) -> Engine:
 class Longevity:
     """One run: a busy engine, and another that gets each request alone."""
 
-    def __init__(self, make_side: Callable[[], Side], seed: int, check_every: int = 1) -> None:
+    def __init__(self, make_side: Callable[[], Side], seed: int) -> None:
         (busy, self._adapters), (alone, self._adapters_alone) = make_side(), make_side()
         self.busy = make_engine(busy, max_sequences=12, max_batch_tokens=64, speculation=6)
         self.alone = make_engine(alone, prefix_caching=False)
         self.compiler = ConstraintCompiler(byte_level(), VOCAB)
         self.mix = Mix(VOCAB, seed)
         self.report = Report()
-        self._check_every = check_every
         self._open: dict[str, Case] = {}
         self._deltas: dict[str, list[Delta]] = {}
-        self._added = self._steps = 0
+        self._added = 0
 
     def run(self, requests: int) -> Report:
-        gc.freeze()  # what is there already need not be looked through in each round
-        for number in range(ROUNDS):
-            if number == ROUNDS - TRACED:
-                tracemalloc.start(1)
-            self._round(requests // ROUNDS)
-            statistics = self.busy.statistics
-            assert statistics.free_blocks == statistics.total_blocks
-            assert not statistics.failed_steps
-            self.report.memory.measure()
-        tracemalloc.stop()
-        gc.unfreeze()
+        """Have so many requests run, until none is left."""
+        random = self.mix.random
+        while self._added < requests or self.busy.has_work:
+            for _ in range(random.choice((0, 0, 1, 3))):
+                if self._added < requests and len(self._open) < OPEN:
+                    self._add()
+            for name, delta in self.busy.step():
+                if name in self._open:  # else aborted by an earlier delta of the step
+                    self._take(name, delta)
+            self.busy.check_integrity()
+        assert not self._open
+        statistics = self.busy.statistics
+        assert statistics.free_blocks == statistics.total_blocks
+        assert not statistics.failed_steps
         return self.report
 
     def close(self) -> None:
         self.busy.close()
         self.alone.close()
         self.compiler.close()
-
-    def _round(self, requests: int) -> None:
-        random = self.mix.random
-        last = self._added + requests
-        while self._added < last or self.busy.has_work:
-            for _ in range(random.choice((0, 0, 1, 3))):
-                if self._added < last and len(self._open) < OPEN:
-                    self._add()
-            for name, delta in self.busy.step():
-                if name in self._open:  # else aborted by an earlier delta of the step
-                    self._take(name, delta)
-            self._steps += 1
-            if self._steps % self._check_every == 0:
-                self.busy.check_integrity()
-        self.busy.check_integrity()
-        assert not self._open
 
     def _add(self) -> None:
         name, self._added = f"request {self._added}", self._added + 1
@@ -297,63 +255,3 @@ def contents(delta: Delta) -> tuple[object, ...]:
 
 def deltas_end(deltas: list[Delta], index: int) -> bool:
     return any(delta.finish_reason for delta in deltas if delta.index == index)
-
-
-def tiny_side(folder: Path) -> Side:
-    """A model of one layer on a cache that is too small for all."""
-    from quire.engines.native.cpu.loading import load_model
-    from tests.engines.native.random_adapters import checked
-
-    model = folder / "model"
-    runner = load_model(model, max_model_len=LONGEST, kv_cache_memory=BLOCKS * 4096, num_threads=1)
-    folders = [folder / str(number) for number in range(1, NUMBER_ADAPTERS + 1)]
-    adapters = [checked(path, model, number) for number, path in enumerate(folders, 1)]
-    return runner, [runner.load_adapter(adapter) for adapter in adapters]
-
-
-def make_tiny_model(folder: Path) -> None:
-    """Write the model and its adapters into a folder."""
-    from tests.engines.native.random_adapters import make_random_adapter
-    from tests.engines.native.random_models import make_random_model
-
-    model = make_random_model(
-        folder / "model",
-        "llama2",
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        initializer_range=0.4,
-    )
-    for number in range(1, NUMBER_ADAPTERS + 1):
-        make_random_adapter(folder / str(number), model, seed=number, strength=0.2)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        make_tiny_model(Path(name))
-        longevity = Longevity(lambda: tiny_side(Path(name)), given.seed, check_every=10)
-        began = time.perf_counter()
-        report = longevity.run(given.requests)
-        took = time.perf_counter() - began
-    statistics, memory = longevity.busy.statistics, report.memory
-    longevity.close()
-    print(f"{given.requests:,} requests in {took:.0f} s: {report.compared:,} compared, ", end="")
-    print(f"{report.aborted:,} aborted, {report.refused:,} refused; {statistics}")
-    for values, what in ((memory.resident, "resident bytes"), (memory.blocks, "allocated blocks"),
-                         (memory.traced, "traced bytes")):  # fmt: skip
-        print(f"{what} after each round: {', '.join(f'{value:,}' for value in values)}")
-    print(f"different: {len(report.different)}", *report.different[:5], sep="\n")
-    sys.exit(bool(report.different))
-
-
-if __name__ == "__main__":
-    main()

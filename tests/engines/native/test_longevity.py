@@ -1,13 +1,15 @@
-"""A short run of `tests/engines/native/longevity.py`; its command makes the long one."""
+"""Hundreds of random requests: at an engine stepped by hand, and at whole engines of tiny models."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from benchmarks.longevity import Settings, make_model, measure
 from tests.engines.native.fake_runner import FakeAdapter, FakeRunner
 from tests.engines.native.longevity import (
     BLOCKS,
@@ -17,8 +19,6 @@ from tests.engines.native.longevity import (
     Longevity,
     Report,
     Side,
-    make_tiny_model,
-    tiny_side,
 )
 
 
@@ -52,8 +52,16 @@ def test_hundreds_of_requests_are_what_each_is_alone() -> None:
 
 
 @pytest.mark.timeout(180)
-def test_memory_stays_flat_on_a_tiny_model(tmp_path: Path) -> None:
-    make_tiny_model(tmp_path)
-    memory = run(lambda: tiny_side(tmp_path), 600).memory
-    assert max(memory.traced) - memory.traced[0] < 400_000, "bytes, over 120 requests"
-    assert memory.resident[-1] - memory.resident[4] < 64 * 2**20
+@pytest.mark.parametrize("model", ["qwen3-next", "falcon-h1", "deepseek-v3", "gemma-3"])
+def test_hundreds_of_requests_at_a_whole_engine(model: str, tmp_path: Path) -> None:
+    """A short run of `python -m benchmarks.longevity`."""
+    make_model(tmp_path, model)
+    settings = Settings("float16", speculation=6, max_sequences=12, max_batch_tokens=64)
+    report = asyncio.run(measure(tmp_path, settings, requests=400, seed=1, pool=120))
+    assert report.is_good, (report.different[:3], report.lost[:3], report.held[:3])
+    assert report.compared > 300
+    assert min(report.cancelled, report.refused) > 0
+    assert report.engine is not None
+    assert min(report.engine.preemptions, report.engine.accepted_tokens) > 0
+    assert report.engine.prefix_hit_tokens > 0
+    assert max(report.resident) - report.resident[4] < 32 * 2**20

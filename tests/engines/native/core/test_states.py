@@ -51,6 +51,17 @@ def test_a_prompt_goes_on_from_the_state_at_its_last_whole_block() -> None:
     assert first[1] == again[1]
 
 
+def test_statistics_count_the_slots_that_no_sequence_holds() -> None:
+    engine, _ = engine_of(slots=16)
+    engine.add("it", Prompt(tuple(range(14))), SamplingParams(max_tokens=2, n=2, temperature=0.0))
+    counts = [engine.statistics.free_state_slots]
+    while engine.has_work:
+        engine.step()
+        counts.append(engine.statistics.free_state_slots)
+    assert counts == [16, 14, 16], "a checkpoint is free, since it goes for whoever needs it"
+    assert engine.statistics.total_state_slots == 16
+
+
 def test_prompts_that_share_a_beginning_go_on_from_where_one_left_it() -> None:
     """The first that leaves it finds blocks and no state; it leaves one for those after it."""
     engine, _ = engine_of()

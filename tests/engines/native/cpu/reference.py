@@ -27,15 +27,18 @@ from quire.engines.native.cpu.weights.adapter import LoraMap, LoraWeights, lora_
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale, layer_embedding_scale
 from quire.engines.native.models.alibi import alibi_slopes
 from quire.engines.native.models.layers.altup import AltUpSpec
+from quire.engines.native.models.layers.attention import AttentionSpec, HeadNormsSpec
 from quire.engines.native.models.layers.experts import ExpertsSpec, RouterSpec
+from quire.engines.native.models.layers.ffn import XIELU, Activation, FfnSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.rope import (
     cosines_and_sines,
     inverse_frequencies,
     mrope_angles,
     query_factors,
 )
-from quire.engines.native.models.spec import XIELU, Activation, RopeSpec
 from quire.weights.safetensors import widen
 
 Floats = NDArray[np.float32]
@@ -470,7 +473,8 @@ class Streams:
 
     def _coefficients(self, x: Floats, layer: int, role: str) -> Floats:
         tensors = self._weights.layers[layer]
-        normed = rms_norm(x, tensors["altup_router_norm"], self._weights.spec.norm_eps)
+        eps = self._weights.spec.layers[layer].norm.eps
+        normed = rms_norm(x, tensors["altup_router_norm"], eps)
         return linear(np.tanh(linear(normed, tensors["altup_router"])), tensors[role])
 
     def predict(self, layer: int) -> Floats:
@@ -496,6 +500,26 @@ class Streams:
         return np.mean(np.stack([first, *made]), axis=0)
 
 
+def _norm(x: Floats, spec: NormSpec, tensors: Mapping[str, Any], role: str) -> Floats:
+    """The norm of a role."""
+    weight = tensors.get(role)
+    if spec.kind == "layer":
+        return layer_norm(x, weight, tensors.get(f"{role}_bias"), spec.eps)
+    assert weight is not None
+    return rms_norm(x, weight, spec.eps)
+
+
+def _head_norms(x: Floats, spec: HeadNormsSpec, tensors: Mapping[str, Any], role: str) -> Floats:
+    """The norm of each head of (rows, heads, size), before the rotary embedding or after it."""
+    if spec.span == "width" or role not in tensors:
+        return x
+    if spec.span == "head":
+        return _norm(x, spec.norm, tensors, role)
+    weights = tensors[role].reshape(x.shape[1:])
+    heads = [_norm(x[:, i], spec.norm, {role: one}, role) for i, one in enumerate(weights)]
+    return np.stack(heads, axis=1)
+
+
 class ReferenceRunner:
     """A decoder in NumPy. Satisfies `quire.engines.native.core.batch.Runner`."""
 
@@ -513,28 +537,29 @@ class ReferenceRunner:
         self.block_size, self.num_blocks = block_size, num_blocks
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens = max_batch_tokens
-        self.hidden_size, self.uses_mrope = spec.hidden_size, bool(spec.rope.sections)
+        self.hidden_size, self.uses_mrope = spec.hidden_size, spec.uses_mrope
         self.num_state_slots = num_state_slots
         self._states: dict[tuple[int, int], Any] = {}  # by layer and slot
         self._spec, self._weights = spec, weights
         self.hidden: Floats = np.zeros((0, spec.hidden_size), np.float32)
-        shapes = [spec.shape(layer) for layer in range(spec.num_layers)]
-        blocks = [(num_blocks, shape.kv_heads) for shape in shapes]
-        self._keys = [
-            np.zeros((*each, shape.head_dim, block_size), np.float32)
-            for each, shape in zip(blocks, shapes, strict=True)
-        ]
-        self._values = [
-            np.zeros((*each, block_size, padded(shape.value_dim)), np.float32)
-            for each, shape in zip(blocks, shapes, strict=True)
-        ]
-        self._slopes = None
-        if spec.alibi:
-            self._slopes = alibi_slopes(spec.num_heads) * np.float32(spec.alibi)
+        shapes = {
+            index: layer.cached_shape
+            for index, layer in enumerate(spec.layers)
+            if layer.cached_shape is not None
+        }
+        self._keys = {
+            index: np.zeros((num_blocks, shape.kv_heads, shape.head_dim, block_size), np.float32)
+            for index, shape in shapes.items()
+        }
+        self._values = {
+            index: np.zeros(
+                (num_blocks, shape.kv_heads, block_size, padded(shape.value_dim)), np.float32
+            )
+            for index, shape in shapes.items()
+        }
         self._angles = {
-            rope: cosines_and_sines(*self._frequencies(rope), max_model_len)
-            for rope in (spec.rope, spec.local_rope)
-            if rope is not None
+            (rope, size): cosines_and_sines(*self._frequencies(rope, size), max_model_len)
+            for rope, size in spec.ropes
         }
 
     def run(self, batch: Batch) -> Floats:
@@ -545,21 +570,21 @@ class ReferenceRunner:
         x = x * embedding_scale(self._weights)
         if "positions" in tensors:
             x = x + tensors["positions"][batch.positions]
-        if spec.names.embedding_norm:
-            x = self._norm(x, tensors, "embedding_norm")
+        if spec.embeddings.norm:
+            x = _norm(x, spec.embeddings.norm, tensors, "embedding_norm")
         if batch.embeds is not None:
             x[batch.embed_rows] = batch.embeds
         inputs = self._layer_inputs(x, batch)
         streams = Streams(spec.altup, self._weights, x) if spec.altup else None
-        for layer, layer_tensors in enumerate(self._weights.layers):
+        for layer, own in enumerate(spec.layers):
             x = before = streams.predict(layer) if streams else x
-            if layer not in spec.ffn_alone:
-                normed = self._layer_norm(x, layer, "attention_norm")
+            if own.mixer:
+                normed = self._stream_norm(x, layer, "attention_norm")
                 x = self._attended(x, normed, batch, layer)
                 x = self._add_laurel(x, normed, batch, layer) if streams else x
-            if layer not in spec.no_ffn:
-                summed = self._ffn(before if spec.parallel else x, batch, layer)
-                x = self._sum(x, self._layer_norm(summed, layer, "post_ffn_norm"))
+            if own.has_ffn:
+                summed = self._ffn(x if own.flow == "in_turn" else before, batch, layer)
+                x = self._sum(x, self._stream_norm(summed, layer, "post_ffn_norm"))
             if inputs is not None:
                 gated = streams.correct(x, layer) if streams else x
                 out = self._map_layer_inputs(gated, inputs[layer], batch, layer)
@@ -567,41 +592,42 @@ class ReferenceRunner:
                     streams.values[1:] += out
                 else:
                     x = self._sum(x, out)
-            x = x * layer_tensors.get("layer_scale", np.float32(1))
+            x = x * self._weights.layers[layer].get("layer_scale", np.float32(1))
         x = streams.end() if streams else x
-        normed = self._norm(x, tensors, "final_norm")
+        normed = _norm(x, spec.final_norm, tensors, "final_norm")
         self.hidden = normed[batch.hidden_rows]
         if "head" not in tensors:
             return np.zeros((0, self.vocab_size), np.float32)
         logits = _logits(batch, normed, tensors["head"], tensors.get("head_bias"))
         logits = logits[batch.logits_rows]
-        logits = logits * np.float32(spec.logits_scale)
-        return soft_cap(logits, spec.logits_cap)
+        logits = logits * np.float32(spec.head.scale)
+        return soft_cap(logits, spec.head.cap)
 
     def _ffn(self, x: Floats, batch: Batch, layer: int) -> Floats:
         """The FFN of a layer: dense, sparse, or the sum of both."""
-        tensors, spec = self._weights.layers[layer], self._spec
-        sparse, normed, add = (
-            spec.sparse_ffn(layer),
-            self._layer_norm(x, layer, "attention_norm" if spec.shared_norm else "ffn_norm"),
-            _adder(batch, layer),
-        )
-        if sparse is not None and not sparse.beside_dense:
-            return experts(normed, tensors, sparse, spec.activation, _expert_adder(batch, layer))
-        if spec.gated:
-            inner = gated_ffn(normed, tensors, spec.activation, add, spec.gate_cutoff(layer),
-                              spec.ffn_scales)  # fmt: skip
-        else:
-            inner = plain_ffn(normed, tensors, spec.activation, add)
-        down = add("down", inner, linear(inner, tensors["down"], tensors.get("down_bias")))
-        if sparse is None:
-            return down
-        own = self._layer_norm(x, layer, "experts_norm")
-        routed = self._layer_norm(x, layer, "router_norm")
+        tensors, spec = self._weights.layers[layer], self._spec.layers[layer]
+        normed = self._stream_norm(x, layer, spec.ffn_input_norm)
         adder = _expert_adder(batch, layer)
-        summed = experts(own, tensors, sparse, spec.activation, adder, routed)
-        dense = self._layer_norm(down, layer, "dense_norm")
-        return dense + self._layer_norm(summed, layer, "experts_output_norm")
+        if spec.ffn is None:
+            assert spec.experts is not None
+            return experts(normed, tensors, spec.experts, spec.experts.activation, adder)
+        down = self._dense_ffn(normed, spec.ffn, batch, layer)
+        if spec.experts is None:
+            return down
+        own, has_norm = self._own_norm(x, layer, "experts_norm"), spec.experts.router.has_norm
+        routed = self._own_norm(x, layer, "router_norm") if has_norm else x
+        summed = experts(own, tensors, spec.experts, spec.experts.activation, adder, routed)
+        dense = self._own_norm(down, layer, "dense_norm")
+        return dense + self._own_norm(summed, layer, "experts_output_norm")
+
+    def _dense_ffn(self, x: Floats, spec: FfnSpec, batch: Batch, layer: int) -> Floats:
+        tensors, add = self._weights.layers[layer], _adder(batch, layer)
+        if spec.gated:
+            cutoff, scales = spec.gate_cutoff, spec.scales
+            inner = gated_ffn(x, tensors, spec.activation, add, cutoff, scales)
+        else:
+            inner = plain_ffn(x, tensors, spec.activation, add)
+        return add("down", inner, linear(inner, tensors["down"], tensors.get("down_bias")))
 
     def _layer_inputs(self, x: Floats, batch: Batch) -> Floats | None:
         """What layers get of each token: (layers, rows, size)."""
@@ -611,7 +637,7 @@ class ReferenceRunner:
         made = _adder(batch, 0)("layer_inputs", x, linear(x, tensors["layer_inputs"]))
         made = made * np.float32(self._spec.hidden_size**-0.5)
         made = made.reshape(batch.num_rows, -1, inputs.size)
-        made = rms_norm(made, tensors["layer_inputs_norm"], self._spec.norm_eps)
+        made = rms_norm(made, tensors["layer_inputs_norm"], self._spec.layers[0].norm.eps)
         ids = np.where(batch.token_ids < inputs.vocab_size, batch.token_ids, 0)
         rows = gather_rows(self._weights.tensors["layer_embeddings"], ids)
         made += rows.reshape(made.shape) * layer_embedding_scale(self._weights)
@@ -622,29 +648,31 @@ class ReferenceRunner:
         tensors, add = self._weights.layers[layer], _adder(batch, layer)
         left = add("laurel_left", normed, linear(normed, tensors["laurel_left"]))
         right = add("laurel_right", left, linear(left, tensors["laurel_right"]))
-        right = self._layer_norm(right, layer, "laurel_norm")
+        right = self._own_norm(right, layer, "laurel_norm")
         return (x + normed + right) * np.float32(0.5**0.5)
 
     def _map_layer_inputs(self, x: Floats, inputs: Floats, batch: Batch, layer: int) -> Floats:
         """The map of the gate of x times a layer's inputs."""
         tensors, add = self._weights.layers[layer], _adder(batch, layer)
         gate = add("layer_gate", x, linear(x, tensors["layer_gate"]))
-        gated = GATES[self._spec.activation](gate, inputs)
+        assert self._spec.layer_inputs is not None
+        gated = GATES[self._spec.layer_inputs.activation](gate, inputs)
         out = add("layer_out", gated, linear(gated, tensors["layer_out"]))
-        return self._layer_norm(out, layer, "post_layer_norm")
+        return self._own_norm(out, layer, "post_layer_norm")
 
-    def _layer_norm(self, x: Floats, layer: int, role: str) -> Floats:
-        """A norm of a layer; x itself if the layer has none."""
-        spec, tensors = self._spec, self._weights.layers[layer]
-        is_bare = (
-            spec.pre_norms and not spec.norm_weights and role in ("attention_norm", "ffn_norm")
-        )
-        return self._norm(x, tensors, role) if is_bare or role in tensors else x
+    def _stream_norm(self, x: Floats, layer: int, role: str) -> Floats:
+        """A norm of the residual stream; x itself if the layer has none."""
+        return self._own_norm(x, layer, role) if role in self._spec.layers[layer].norm_roles else x
+
+    def _own_norm(self, x: Floats, layer: int, role: str) -> Floats:
+        """A norm of a layer."""
+        return _norm(x, self._spec.layers[layer].norm, self._weights.layers[layer], role)
 
     def _attended(self, x: Floats, normed: Floats, batch: Batch, layer: int) -> Floats:
         """The residual stream x after attention, or what a layer has in its place, of `normed`."""
-        own, add, mixer = self._weights.layers[layer], _adder(batch, layer), self._spec.mixer(layer)
-        mix = self._mix if mixer else self._attend
+        own, add = self._weights.layers[layer], _adder(batch, layer)
+        mixer = self._spec.layers[layer].mixer
+        mix = self._attend if isinstance(mixer, AttentionSpec) else self._mix
         if isinstance(mixer, AttentionAndMamba2Spec):  # both read one norm
             beside = self._mix(normed, batch, layer)
             x = self._sum(
@@ -653,27 +681,11 @@ class ReferenceRunner:
             mix = self._attend
         mixed = mix(normed, batch, layer)
         mixed = add("o", mixed, linear(mixed, own["o"], own.get("o_bias")))
-        return self._sum(x, self._layer_norm(mixed, layer, "post_attention_norm"))
+        return self._sum(x, self._stream_norm(mixed, layer, "post_attention_norm"))
 
     def _sum(self, x: Floats, y: Floats) -> Floats:
         """`rowwise.add_rows`: x + y times the residual scale."""
         return (x + y * np.float32(self._spec.residual_scale)).astype(np.float32, copy=False)
-
-    def _norm(self, x: Floats, tensors: Mapping[str, Any], role: str) -> Floats:
-        """The norm of a role."""
-        weight, eps = tensors.get(role), self._spec.norm_eps
-        if self._spec.norm_kind == "layer":
-            return layer_norm(x, weight, tensors.get(f"{role}_bias"), eps)
-        assert weight is not None
-        return rms_norm(x, weight, eps)
-
-    def _head_norms(self, x: Floats, tensors: Mapping[str, Any], role: str) -> Floats:
-        """The norm of each head of (rows, heads, size)."""
-        if not self._spec.separate_head_norms:
-            return self._norm(x, tensors, role)
-        weights = tensors[role].reshape(x.shape[1:])
-        heads = [self._norm(x[:, i], {role: one}, role) for i, one in enumerate(weights)]
-        return np.stack(heads, axis=1)
 
     def _mix(self, normed: Floats, batch: Batch, layer: int) -> Floats:
         """What a layer has in place of attention, without its output map."""
@@ -681,7 +693,7 @@ class ReferenceRunner:
         from tests.engines.native.cpu.reference_mixers import MIX
 
         mixer, tensors, add = (
-            self._spec.mixer(layer),
+            self._spec.layers[layer].mixer,
             self._weights.layers[layer],
             _adder(batch, layer),
         )
@@ -708,61 +720,71 @@ class ReferenceRunner:
 
     def _attend(self, normed: Floats, batch: Batch, layer: int) -> Floats:
         """The attention half of a layer, without its output map."""
-        spec, tensors = self._spec, self._weights.layers[layer]
-        add = _adder(batch, layer)
+        spec, tensors = self._spec.layers[layer].attention, self._weights.layers[layer]
+        assert spec is not None
+        add, norms = _adder(batch, layer), spec.norms
 
         def project(role: str) -> Floats:
             out = add(role, normed, linear(normed, tensors[role], tensors.get(f"{role}_bias")))
-            return np.clip(out, -spec.qkv_clip, spec.qkv_clip) if spec.qkv_clip else out
+            return np.clip(out, -spec.clip, spec.clip) if spec.clip else out
 
         q = project("q")
         k = project("k") if "k" in tensors else q[:, :0]
         v = project("v") if "v" in tensors else k
-        if spec.width_norms:
-            q, k = self._norm(q, tensors, "q_norm"), self._norm(k, tensors, "k_norm")
-        head_dim, source = spec.shape(layer).head_dim, spec.kv_source(layer)
-        q, k, v = (x.reshape(batch.num_rows, -1, head_dim) for x in (q, k, v))
-        v = self._norm(v, tensors, "v_norm") if "v_norm" in tensors else v
-        if "q_norm" in tensors and not (spec.norms_after_rope or spec.width_norms):
-            q = self._head_norms(q, tensors, "q_norm")
-            k = self._head_norms(k, tensors, "k_norm") if "k_norm" in tensors else k
-        rope = spec.rope_of(layer)
-        if rope is not None:
-            cosines, sines = self._angles_of(rope, batch)
-            q, k = (rotate(x, cosines, sines, spec.interleaved_rope) for x in (q, k))
-        if spec.norms_after_rope:
-            q, k = self._head_norms(q, tensors, "q_norm"), self._head_norms(k, tensors, "k_norm")
-        q = q * np.float32(spec.attention_scale)
-        if spec.query_scale is not None and spec.scales_queries(layer):
+        if norms and norms.span == "width":
+            q, k = (
+                _norm(x, norms.norm, tensors, role) for x, role in ((q, "q_norm"), (k, "k_norm"))
+            )
+        source = layer if spec.kv_source is None else spec.kv_source
+        q, k, v = (x.reshape(batch.num_rows, -1, spec.shape.head_dim) for x in (q, k, v))
+        if spec.value_norm and "v_norm" in tensors:
+            v = _norm(v, spec.value_norm, tensors, "v_norm")
+        if norms and not norms.after_rope:
+            q, k = (
+                _head_norms(q, norms, tensors, "q_norm"),
+                _head_norms(k, norms, tensors, "k_norm"),
+            )
+        if spec.rope is not None:
+            cosines, sines = self._angles_of(spec.rope, spec.rope_dim, batch)
+            q, k = (rotate(x, cosines, sines, spec.rope.interleaved) for x in (q, k))
+        if norms and norms.after_rope:
+            q, k = (
+                _head_norms(q, norms, tensors, "q_norm"),
+                _head_norms(k, norms, tensors, "k_norm"),
+            )
+        q = q * np.float32(spec.scale)
+        if spec.query_scale is not None:
             factors = query_factors(spec.query_scale, self.max_model_len)
             q = q * factors[batch.positions][:, None, None]
         v = v * np.float32(spec.value_scale)
         keys, values = self._keys[source], self._values[source]
         if source == layer:
             store(k, v, batch.slots, keys, values)
+        slopes = None
+        if spec.alibi:
+            slopes = alibi_slopes(spec.shape.heads) * np.float32(spec.alibi)
         mixed = attention(
-            q, batch, keys, values, spec.windows[layer],
-            spec.attention_cap, spec.chunked_windows, tensors.get("sinks"), self._slopes,
+            q, batch, keys, values, spec.window, spec.cap, spec.is_chunked, tensors.get("sinks"), slopes
         ).reshape(batch.num_rows, -1)  # fmt: skip
-        if spec.gated_attention:
+        if spec.gated:
             gate = add("z", normed, linear(normed, tensors["z"], tensors.get("z_bias")))
             mixed = (mixed / (1 + np.exp(-gate))).astype(np.float32)
         return mixed
 
-    def _angles_of(self, rope: RopeSpec, batch: Batch) -> tuple[Floats, Floats]:
-        """Cosines and sines (rows, half) of each row's positions."""
-        cosines, sines = self._angles[rope]
+    def _angles_of(self, rope: RopeSpec, size: int, batch: Batch) -> tuple[Floats, Floats]:
+        """Cosines and sines (rows, half) of each row's positions, for heads of this size."""
+        cosines, sines = self._angles[rope, size]
         positions = batch.rope_positions
         if positions is None:
             return cosines[batch.positions], sines[batch.positions]
         highest = int(positions.max(initial=0))
         if highest >= len(cosines):
-            frequencies = self._frequencies(rope)
-            cosines, sines = self._angles[rope] = cosines_and_sines(*frequencies, highest + 1)
+            frequencies = self._frequencies(rope, size)
+            cosines, sines = self._angles[rope, size] = cosines_and_sines(*frequencies, highest + 1)
         return mrope_angles(cosines, positions, rope), mrope_angles(sines, positions, rope)
 
-    def _frequencies(self, rope: RopeSpec) -> tuple[Floats, float]:
-        return inverse_frequencies(rope, self._spec.rope_head_dim(rope), self.max_model_len)
+    def _frequencies(self, rope: RopeSpec, size: int) -> tuple[Floats, float]:
+        return inverse_frequencies(rope, size, self.max_model_len)
 
     def load_adapter(self, adapter: Adapter) -> ReferenceAdapter:
         """Read an adapter for batches to come; see `Runner`."""
@@ -771,7 +793,7 @@ class ReferenceRunner:
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""
         for source, destination in pairs:
-            for cache in (*self._keys, *self._values):
+            for cache in (*self._keys.values(), *self._values.values()):
                 cache[destination] = cache[source]
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
@@ -783,4 +805,4 @@ class ReferenceRunner:
 
     def close(self) -> None:
         """Let go of the cache."""
-        self._keys, self._values = [], []
+        self._keys, self._values = {}, {}

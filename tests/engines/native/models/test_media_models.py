@@ -109,32 +109,42 @@ def test_as_transformers_reads_it(name: str) -> None:
     text, found = whole.text_config, spec(config)
     assert found.model_type == config["model_type"]
     assert (found.vocab_size, found.hidden_size) == (text.vocab_size, text.hidden_size)
-    assert (found.ffn_size, found.num_layers) == (text.intermediate_size, text.num_hidden_layers)
+    layer, attention = found.layers[0], found.attention
+    assert layer.ffn is not None
+    assert attention is not None
+    assert (layer.ffn.size, found.num_layers) == (text.intermediate_size, text.num_hidden_layers)
     heads = text.num_attention_heads
-    assert (found.num_heads, found.num_kv_heads) == (heads, text.num_key_value_heads)
-    assert found.head_dim == (getattr(text, "head_dim", None) or text.hidden_size // heads)
+    shape = attention.shape
+    assert (shape.heads, shape.kv_heads) == (heads, text.num_key_value_heads)
+    assert shape.head_dim == (getattr(text, "head_dim", None) or text.hidden_size // heads)
     assert found.max_positions == text.max_position_embeddings
-    assert found.norm_eps == text.rms_norm_eps
+    assert found.final_norm.eps == text.rms_norm_eps
+    assert found.rope is not None
     assert found.rope.theta == text.rope_parameters["rope_theta"]
     assert found.rope.kind == "default"
-    assert found.tied_embeddings == getattr(whole, "tie_word_embeddings", False)
+    assert found.head.tied == getattr(whole, "tie_word_embeddings", False)
     assert found.windows == (0,) * text.num_hidden_layers
-    assert found.qkv_bias == (text.model_type.startswith("qwen2"))
+    assert attention.qkv_bias == (text.model_type.startswith("qwen2"))
     sections = tuple(text.rope_parameters.get("mrope_section", ()))
     if config["model_type"] in ("qwen2_vl", "qwen2_5_vl"):
         sections = sections or (16, 24, 24)
     assert found.rope.sections == sections
 
 
+def sections_of(found: DecoderSpec) -> tuple[int, ...]:
+    assert found.rope is not None
+    return found.rope.sections
+
+
 def test_a_stretched_context_keeps_the_places() -> None:
-    assert override_rope(spec(QWEN2_VL), "linear").rope.sections == (16, 24, 24)
+    assert sections_of(override_rope(spec(QWEN2_VL), "linear")) == (16, 24, 24)
 
 
 @pytest.mark.parametrize("sections", [[16, 24, 23], [64], "x", [16, 24.0, 24], [0, 40, 24]])
 def test_sections_that_do_not_fit(sections: Any) -> None:
     wrong = {**QWEN2_VL, "rope_scaling": {"type": "mrope", "mrope_section": sections}}
     if sections == [64]:  # all pairs turn by time
-        assert spec(wrong).rope.sections == (64,)
+        assert sections_of(spec(wrong)) == (64,)
         return
     with pytest.raises(ModelError, match="mrope_section"):
         spec(wrong)

@@ -14,12 +14,15 @@ import pytest
 from transformers import CONFIG_MAPPING
 
 from quire.engines.native.models.layers.altup import AltUpSpec
+from quire.engines.native.models.layers.attention import AttentionShape, AttentionSpec
 from quire.engines.native.models.layers.delta_net import DeltaNetSpec
+from quire.engines.native.models.layers.ffn import FfnSpec
 from quire.engines.native.models.layers.layer_inputs import LayerInputsSpec
+from quire.engines.native.models.layers.rope import QueryScale, RopeSpec
 from quire.engines.native.models.multimodal import PREFIX_MAP
 from quire.engines.native.models.registry import read_spec, spec_of
 from quire.engines.native.models.rope import override_rope
-from quire.engines.native.models.spec import DecoderSpec, QueryScale
+from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import Rows, find_part
 from quire.errors import ConfigError, ModelError, ModelNotFoundError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig
@@ -40,6 +43,58 @@ PLAIN: dict[str, Any] = {
 
 def spec(**changes: Any) -> Any:
     return spec_of(HubConfig({**PLAIN, **changes}))
+
+
+def attention(found: DecoderSpec) -> AttentionSpec:
+    assert found.attention is not None
+    return found.attention
+
+
+def rope_of(found: DecoderSpec) -> RopeSpec:
+    assert found.rope is not None
+    return found.rope
+
+
+def shape(found: DecoderSpec, layer: int | None = None) -> AttentionShape:
+    if layer is None:
+        return attention(found).shape
+    mixer = found.layers[layer].mixer
+    assert mixer is not None
+    assert mixer.shape is not None
+    return mixer.shape
+
+
+def ffn(found: DecoderSpec, layer: int = 0) -> FfnSpec:
+    own = found.layers[layer].ffn
+    assert own is not None
+    return own
+
+
+def local_rope(found: DecoderSpec) -> RopeSpec:
+    return next(rope for rope, _ in found.ropes if rope.is_local)
+
+
+def rotary_dim(found: DecoderSpec) -> int:
+    return next(rope.size(size) for rope, size in found.ropes if not rope.is_local)
+
+
+def without_rope(found: DecoderSpec) -> tuple[int, ...]:
+    layers = enumerate(found.layers)
+    return tuple(n for n, one in layers if one.attention and one.attention.rope is None)
+
+
+def sparse(found: DecoderSpec) -> tuple[bool, ...]:
+    return tuple(layer.experts is not None for layer in found.layers)
+
+
+def other_mixers(found: DecoderSpec) -> list[bool]:
+    return [not isinstance(layer.mixer, AttentionSpec) for layer in found.layers]
+
+
+def kv_sources(found: DecoderSpec) -> list[int]:
+    """For each layer, the one whose keys it attends to."""
+    sources = [layer.attention and layer.attention.kv_source for layer in found.layers]
+    return [layer if one is None else one for layer, one in enumerate(sources)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,16 +144,19 @@ def test_gemma_windows_and_ropes() -> None:
     assert spec(model_type="gemma2", **layers).windows == (9, 0, 9, 0, 9, 0)
     found = spec(model_type="gemma3_text", **layers)
     assert found.windows == (9, 9, 9, 9, 9, 0)
-    ropes = [found.rope_of(layer) for layer in range(6)]
+    ropes = [layer.mixer.rope for layer in found.layers]
     assert [rope.theta for rope in ropes if rope] == [10_000.0] * 5 + [1_000_000.0]
     old = {"rope_theta": 5e5, "rope_local_base_freq": 7e3, "sliding_window_pattern": 2}
     found = spec(
         model_type="gemma3_text", rope_scaling={"type": "linear", "factor": 8.0}, **old, **layers
     )
     assert found.windows == (9, 0, 9, 0, 9, 0)
-    assert (found.rope.kind, found.rope.theta, found.rope.factor) == ("linear", 5e5, 8.0)
-    assert found.local_rope is not None
-    assert (found.local_rope.kind, found.local_rope.theta) == ("default", 7e3)
+    assert (rope_of(found).kind, rope_of(found).theta, rope_of(found).factor) == (
+        "linear",
+        5e5,
+        8.0,
+    )
+    assert (local_rope(found).kind, local_rope(found).theta) == ("default", 7e3)
 
 
 def test_gemma3_text_config_leaves_out_what_is_the_default() -> None:
@@ -107,9 +165,9 @@ def test_gemma3_text_config_leaves_out_what_is_the_default() -> None:
             "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
             "sliding_window": 1024}  # fmt: skip
     found = spec_of(HubConfig({"model_type": "gemma3", "text_config": text}))
-    assert (found.vocab_size, found.num_heads, found.num_kv_heads) == (262_208, 8, 4)
-    assert (found.head_dim, found.max_positions, found.tied_embeddings) == (256, 131_072, True)
-    assert (found.attention_multiplier, found.logits_cap) == (256**-0.5, 0)
+    assert (found.vocab_size, shape(found).heads, shape(found).kv_heads) == (262_208, 8, 4)
+    assert (shape(found).head_dim, found.max_positions, found.head.tied) == (256, 131_072, True)
+    assert (attention(found).scale, found.head.cap) == (256**-0.5, 0)
     with pytest.raises(ModelError, match="text_config is missing"):
         spec_of(HubConfig({"model_type": "gemma3"}))
 
@@ -117,14 +175,14 @@ def test_gemma3_text_config_leaves_out_what_is_the_default() -> None:
 def test_hybrids_of_delta_nets() -> None:
     """What a config leaves out is the default of its type; what is not computed is refused."""
     found = spec(model_type="qwen3_next", num_hidden_layers=8)
-    assert [mixer is not None for mixer in found.mixers] == [True, True, True, False] * 2
-    assert (found.head_dim, found.rotary_dim, found.gated_attention) == (256, 64, True)
-    net = found.mixers[0]
+    assert other_mixers(found) == [True, True, True, False] * 2
+    assert (shape(found).head_dim, rotary_dim(found), attention(found).gated) == (256, 64, True)
+    net = found.layers[0].mixer
     assert isinstance(net, DeltaNetSpec)
     assert (net.key_heads, net.value_heads, net.key_size, net.value_size) == (16, 32, 128, 128)
     types = ["full_attention", "linear_attention"]
     found = spec(model_type="qwen3_5_text", layer_types=types)
-    assert [mixer is not None for mixer in found.mixers] == [False, True]
+    assert other_mixers(found) == [False, True]
     for changes, problem in (
         ({"linear_conv_kernel_dim": 3}, "linear_conv_kernel_dim is 3"),
         ({"attn_output_gate": False}, "attn_output_gate is False"),
@@ -137,14 +195,14 @@ def test_hybrids_of_delta_nets() -> None:
 
 def test_olmo_hybrid() -> None:
     found = spec(model_type="olmo_hybrid", num_hidden_layers=4, hidden_size=128)
-    net = found.mixers[0]
+    net = found.layers[0].mixer
     assert isinstance(net, DeltaNetSpec)
     assert (net.key_heads, net.key_size, net.value_size, net.rate_scale) == (4, 24, 48, 2.0)
     # The published models have no rotary embedding; others say what theirs is.
-    assert found.no_rope == (0, 1, 2, 3)
+    assert without_rope(found) == (3,)
     rope = {"rope_type": "default", "rope_theta": 5e5}
     found = spec(model_type="olmo_hybrid", num_hidden_layers=4, rope_parameters=rope)
-    assert (found.no_rope, found.rope.theta) == ((), 5e5)
+    assert (without_rope(found), rope_of(found).theta) == ((), 5e5)
     roles = [{one.role for one in found.layer_tensors(layer)} for layer in (2, 3)]
     assert "attention_norm" in roles[0]
     assert "post_attention_norm" not in roles[0]
@@ -156,15 +214,14 @@ def test_gemma3n_config_leaves_out_what_is_the_default() -> None:
     text = {"model_type": "gemma3n_text", "intermediate_size": [8192] * 30, "num_hidden_layers": 30}
     found = spec_of(HubConfig({"model_type": "gemma3n", "text_config": text}))
     assert found.windows == ((512,) * 4 + (0,)) * 6
-    assert found.kv_sources[14:] == (14, 13, 13, 13, 13, 14, *(13, 13, 13, 13, 14) * 2)
+    assert kv_sources(found)[14:] == [14, 13, 13, 13, 13, 14, *(13, 13, 13, 13, 14) * 2]
     assert (found.altup, found.layer_inputs) == (
         AltUpSpec(4, 0, scales_output=True, laurel_rank=64),
         LayerInputsSpec(262_144, 256),
     )
-    assert found.gate_cutoff(10) is None
-    assert found.gate_cutoff(9) == pytest.approx(1.6448536)
-    assert found.local_rope is not None
-    assert (found.rope.theta, found.local_rope.theta, found.logits_cap) == (1e6, 1e4, 30.0)
+    assert ffn(found, 10).gate_cutoff is None
+    assert ffn(found, 9).gate_cutoff == pytest.approx(1.6448536)
+    assert (rope_of(found).theta, local_rope(found).theta, found.head.cap) == (1e6, 1e4, 30.0)
     bare = found.names.bare()
     assert (bare.altup_ends, bare.layer_inputs) == (
         "altup_unembed_projections.{}",
@@ -185,13 +242,17 @@ def test_gemma4_layers_that_share_keys() -> None:
     }  # fmt: skip
     found = spec_of(HubConfig({"model_type": "gemma4", "text_config": text}))
     assert found.windows == ((512,) * 4 + (0,)) * 2
-    assert found.kv_sources == (0, 1, 2, 3, 4, 5, 5, 5, 5, 4)
-    assert found.ffn_sizes == (6144,) * 6 + (12_288,) * 4
-    assert [found.shape(layer).head_dim for layer in (3, 4)] == [256, 512]
-    assert [found.cached_shape(layer) is None for layer in (5, 6, 9)] == [False, True, True]
-    assert (found.rope.kind, found.rope.partial, found.rotary_dim) == ("proportional", 0.25, 512)
+    assert kv_sources(found) == [0, 1, 2, 3, 4, 5, 5, 5, 5, 4]
+    assert [ffn(found, layer).size for layer in range(10)] == [6144] * 6 + [12_288] * 4
+    assert [shape(found, layer).head_dim for layer in (3, 4)] == [256, 512]
+    assert [found.layers[layer].cached_shape is None for layer in (5, 6, 9)] == [False, True, True]
+    assert (rope_of(found).kind, rope_of(found).partial, rotary_dim(found)) == (
+        "proportional",
+        0.25,
+        512,
+    )
     assert found.layer_inputs == LayerInputsSpec(262_144, 256)
-    assert (found.attention_scale, found.logits_cap, found.tied_embeddings) == (1.0, 30.0, True)
+    assert (attention(found).scale, found.head.cap, found.head.tied) == (1.0, 30.0, True)
     roles = [{tensor.role for tensor in found.layer_tensors(layer)} for layer in (0, 6)]
     assert "layer_inputs" in roles[0]
     assert roles[0] - roles[1] == {"k", "v", "k_norm", "layer_inputs", "layer_inputs_norm"}
@@ -203,22 +264,22 @@ def test_gemma4_layers_whose_values_are_keys() -> None:
         "hidden_size_per_layer_input": None,
     }  # fmt: skip
     found = spec(**base, num_global_key_value_heads=1)
-    assert (found.value_keys, found.layer_inputs) == ((5,), None)
-    assert [found.shape(layer).kv_heads for layer in (0, 5)] == [4, 1]
+    values = [layer.attention.keys_are_values for layer in found.layers]
+    assert (values, found.layer_inputs) == ([False] * 5 + [True], None)
+    assert [shape(found, layer).kv_heads for layer in (0, 5)] == [4, 1]
     assert {"k", "v"} - {tensor.role for tensor in found.layer_tensors(5)} == {"v"}
     # As transformers 5 writes it; the last layer has full attention whatever the config says.
     sizes = {"5": {"head_dim": 64, "num_key_value_heads": 2}}
     types = ["sliding_attention"] * 6
     found = spec(**base, per_layer_config=sizes, layer_types=types, head_dim=32)
-    assert (found.shape(5).head_dim, found.shape(5).kv_heads, found.windows[5]) == (64, 2, 0)
-    assert found.shape(0).head_dim == 32
+    assert (shape(found, 5).head_dim, shape(found, 5).kv_heads, found.windows[5]) == (64, 2, 0)
+    assert shape(found, 0).head_dim == 32
 
 
 def test_gemma4_experts() -> None:
     experts = {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2}
     found = spec(model_type="gemma4_text", moe_intermediate_size=24, **experts)
-    assert found.experts is not None
-    assert found.experts.beside_dense
+    assert sparse(found) == (True, True)
     tensors = {tensor.role: tensor for tensor in found.layer_tensors(0)}
     assert tensors["gate"].shape == (112, 64)
     assert tensors["router_norm"].factor == 64**-0.5
@@ -229,9 +290,9 @@ def test_gemma4_experts() -> None:
 def test_smollm3_layers() -> None:
     base = {"model_type": "smollm3", "num_hidden_layers": 4}
     found = spec(**base)
-    assert (found.no_rope, found.windows, found.rope.theta) == ((3,), (0,) * 4, 2e6)
+    assert (without_rope(found), found.windows, rope_of(found).theta) == ((3,), (0,) * 4, 2e6)
     found = spec(**base, no_rope_layers=[0, 1, 0, 1], use_sliding_window=True, sliding_window=8)
-    assert (found.no_rope, found.windows) == ((0, 2), (8, 0, 8, 0))
+    assert (without_rope(found), found.windows) == ((0, 2), (8, 0, 8, 0))
     with pytest.raises(ModelError, match="no_rope_layers"):
         spec(**base, no_rope_layers=[0, 1])
 
@@ -240,8 +301,12 @@ def test_phi3_rope() -> None:
     longrope = {"short_factor": [1.0] * 6, "long_factor": [2.0] * 6, "type": "su"}
     base = {"model_type": "phi3", "partial_rotary_factor": 0.75, "rope_scaling": longrope}
     found = spec(**base, max_position_embeddings=8192)
-    assert (found.rotary_dim, found.rope.kind, found.rope.positions) == (12, "longrope", 4096)
-    assert (found.rope.factor, found.max_positions, found.windows) == (2.0, 8192, (0, 0))
+    assert (rotary_dim(found), rope_of(found).kind, rope_of(found).positions) == (
+        12,
+        "longrope",
+        4096,
+    )
+    assert (rope_of(found).factor, found.max_positions, found.windows) == (2.0, 8192, (0, 0))
     with pytest.raises(ModelError, match=r"short_factor is 'a list of 6'.*a list of 8"):
         spec(**{**base, "partial_rotary_factor": 1.0})
     with pytest.raises(ModelError, match="partial_rotary_factor"):
@@ -272,22 +337,24 @@ def test_experts_of_every_kind() -> None:
     mixtral = spec(model_type="mixtral", num_local_experts=4)
     assert (mixtral.experts.count, mixtral.experts.per_token) == (4, 2)
     assert mixtral.experts.ffn_size == PLAIN["intermediate_size"]
-    assert mixtral.experts.sparse == (True, True)
+    assert sparse(mixtral) == (True, True)
     assert mixtral.experts.router.normalised
     assert mixtral.rope.theta == 1e6
     qwen2 = spec(model_type="qwen2_moe", **MOE, shared_expert_intermediate_size=40)
     assert (qwen2.experts.shared_size, qwen2.experts.router.normalised) == (40, False)
-    assert qwen2.qkv_bias
-    assert qwen2.ffn_width == max(112, 2 * 24 + 40)
+    assert attention(qwen2).qkv_bias
+    assert qwen2.ffn_width == 2 * 24 + 40
+    some = spec(model_type="qwen2_moe", **MOE, decoder_sparse_step=2)
+    assert some.ffn_width == max(112, 2 * 24 + 5632)
     qwen3 = spec(model_type="qwen3_moe", **MOE, norm_topk_prob=True)
     assert (qwen3.experts.shared_size, qwen3.experts.router.normalised) == (0, True)
-    assert qwen3.head_norms
+    assert attention(qwen3).norms is not None
     both_names = spec(model_type="qwen3_moe", **{**MOE, "num_local_experts": 5})
     assert both_names.experts.count == 5  # the name that transformers 5 writes
 
 
 @pytest.mark.parametrize(
-    ("changes", "sparse"),
+    ("changes", "expected"),
     [
         ({}, (True, True)),
         ({"decoder_sparse_step": 2}, (False, True)),
@@ -297,12 +364,12 @@ def test_experts_of_every_kind() -> None:
     ],
 )
 @pytest.mark.parametrize("model_type", ["qwen2_moe", "qwen3_moe"])
-def test_sparse_layers(model_type: str, changes: dict[str, Any], sparse: Any) -> None:
+def test_sparse_layers(model_type: str, changes: dict[str, Any], expected: Any) -> None:
     found = spec(model_type=model_type, **{**MOE, **changes})
-    assert (found.experts and found.experts.sparse) == sparse
+    assert (found.experts and sparse(found)) == expected
     for layer in range(2):
         roles = {tensor.role for tensor in found.layer_tensors(layer)}
-        assert ("router" in roles) == bool(sparse and sparse[layer])
+        assert ("router" in roles) == bool(expected and expected[layer])
         assert ("gate" in roles) != ("router" in roles)
 
 
@@ -337,15 +404,28 @@ def test_wrong_experts(model_type: str, changes: dict[str, Any], text: str) -> N
 def test_gpt_oss() -> None:
     """A config that says no more than its type has the sizes of the 120B, as in transformers."""
     found = spec_of(HubConfig({"model_type": "gpt_oss"}))
-    assert (found.num_layers, found.windows[:3], found.attention_sinks) == (36, (128, 0, 128), True)
-    assert (found.hidden_size, found.head_dim, found.num_heads, found.num_kv_heads) == (
+    assert (found.num_layers, found.windows[:3], attention(found).sinks) == (
+        36,
+        (128, 0, 128),
+        True,
+    )
+    assert (
+        found.hidden_size,
+        shape(found).head_dim,
+        shape(found).heads,
+        shape(found).kv_heads,
+    ) == (
         2880,
         64,
         64,
         8,
     )
-    assert (found.qkv_bias, found.o_bias, found.norm_eps) == (True, True, 1e-5)
-    rope = found.rope
+    assert (attention(found).qkv_bias, attention(found).o_bias, found.final_norm.eps) == (
+        True,
+        True,
+        1e-5,
+    )
+    rope = rope_of(found)
     assert (rope.kind, rope.theta, rope.factor, rope.truncate) == ("yarn", 150_000, 32, False)
     assert found.max_positions == 131_072
     experts = found.experts
@@ -391,7 +471,11 @@ def test_gpt_oss_as_the_hub_has_it() -> None:
     assert found.quantization is not None
     assert (found.quantization.method, found.quantization.rules) == ("mxfp4", ())
     assert found.windows == (128, 0) * 12
-    assert (found.rope.theta, found.rope.positions, found.rope.truncate) == (150_000, 4096, False)
+    assert (rope_of(found).theta, rope_of(found).positions, rope_of(found).truncate) == (
+        150_000,
+        4096,
+        False,
+    )
     assert found.experts is not None
     assert (found.experts.count, found.experts.per_token) == (32, 4)
 
@@ -419,29 +503,35 @@ def test_wrong_values_of_qwen2_moe(changes: dict[str, Any], text: str) -> None:
 
 def test_cohere() -> None:
     found = spec(model_type="cohere")
-    assert (found.logits_scale, found.rope.theta, found.norm_eps) == (0.0625, 5e5, 1e-5)
-    assert (found.tied_embeddings, found.parallel, found.shared_norm) == (True, True, True)
-    assert (found.head_norms, found.qkv_bias) == (False, False)
-    assert spec(model_type="cohere", use_qk_norm=True).separate_head_norms
+    assert (found.head.scale, rope_of(found).theta, found.final_norm.eps) == (0.0625, 5e5, 1e-5)
+    assert (found.head.tied, found.layers[0].flow) == (True, "parallel_one_norm")
+    assert (attention(found).norms, attention(found).qkv_bias) == (None, False)
+    norms = attention(spec(model_type="cohere", use_qk_norm=True)).norms
+    assert norms is not None
+    assert norms.span == "each_head"
     layers = {"model_type": "cohere2", "num_hidden_layers": 5}
     found = spec(**layers)
-    assert (found.windows, found.no_rope) == ((4096, 4096, 4096, 0, 4096), (3,))
+    assert (found.windows, without_rope(found)) == ((4096, 4096, 4096, 0, 4096), (3,))
     types = ["full_attention", *["sliding_attention"] * 4]
     found = spec(**layers, layer_types=types, sliding_window=9)
-    assert (found.windows, found.no_rope) == ((0, 9, 9, 9, 9), (0,))
+    assert (found.windows, without_rope(found)) == ((0, 9, 9, 9, 9), (0,))
 
 
 def test_gpts_name_their_keys_otherwise() -> None:
     keys = {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 99, "vocab_size": 7}
     found = spec_of(HubConfig({"model_type": "gpt2", **keys}))
-    assert (found.hidden_size, found.ffn_size, found.num_heads) == (32, 128, 2)
-    assert (found.num_layers, found.max_positions, found.no_rope) == (3, 99, (0, 1, 2))
-    assert (found.activation, found.tied_embeddings, found.norm_eps) == ("gelu_tanh", True, 1e-5)
+    assert (found.hidden_size, ffn(found).size, shape(found).heads) == (32, 128, 2)
+    assert (found.num_layers, found.max_positions, without_rope(found)) == (3, 99, (0, 1, 2))
+    assert (ffn(found).activation, found.head.tied, found.final_norm.eps) == (
+        "gelu_tanh",
+        True,
+        1e-5,
+    )
     found = spec_of(HubConfig({"model_type": "gptj", **keys, "rotary_dim": 6, "n_inner": 50}))
-    assert (found.rotary_dim, found.ffn_size, found.tied_embeddings) == (6, 50, False)
+    assert (rotary_dim(found), ffn(found).size, found.head.tied) == (6, 50, False)
     # A config may have the usual names, too.
     found = spec(model_type="gpt2")
-    assert (found.hidden_size, found.num_layers, found.ffn_size) == (64, 2, 256)
+    assert (found.hidden_size, found.num_layers, ffn(found).size) == (64, 2, 256)
     with pytest.raises(ModelError, match=r"n_layer is 0"):
         spec_of(HubConfig({"model_type": "gpt2", **keys, "n_layer": 0}))
     with pytest.raises(ModelError, match=r"n_head is missing"):
@@ -451,51 +541,55 @@ def test_gpts_name_their_keys_otherwise() -> None:
 def test_bloom_knows_as_many_positions_as_it_was_trained_with() -> None:
     old = {"n_embed": 64, "n_layer": 2, "num_attention_heads": 8, "vocab_size": 9}
     found = spec_of(HubConfig({"model_type": "bloom", **old}))
-    assert (found.hidden_size, found.ffn_size, found.num_kv_heads) == (64, 256, 8)
-    assert (found.max_positions, found.alibi, found.has_rope) == (2048, 1.0, False)
+    assert (found.hidden_size, ffn(found).size, shape(found).kv_heads) == (64, 256, 8)
+    assert (found.max_positions, attention(found).alibi, found.rope) == (2048, 1.0, None)
     found = spec_of(HubConfig({"model_type": "bloom", **old, "seq_length": 512}))
     assert found.max_positions == 512
 
 
 @pytest.mark.parametrize(
-    ("changes", "kv_heads", "parallel", "shared"),
+    ("changes", "kv_heads", "flow"),
     [
-        ({}, 1, True, True),  # 7B
-        ({"multi_query": False, "parallel_attn": False, "alibi": True}, 4, False, False),  # RW
-        ({"new_decoder_architecture": True, "num_kv_heads": 2}, 2, True, False),  # 40B
-        ({"new_decoder_architecture": True, "n_head_kv": 2}, 2, True, False),
-        ({"new_decoder_architecture": True, "num_ln_in_parallel_attn": 1}, 4, True, True),
+        ({}, 1, "parallel_one_norm"),  # 7B
+        ({"multi_query": False, "parallel_attn": False, "alibi": True}, 4, "in_turn"),  # RW
+        ({"new_decoder_architecture": True, "num_kv_heads": 2}, 2, "parallel"),  # 40B
+        ({"new_decoder_architecture": True, "n_head_kv": 2}, 2, "parallel"),
+        ({"new_decoder_architecture": True, "num_ln_in_parallel_attn": 1}, 4, "parallel_one_norm"),
     ],
 )
-def test_falcons(changes: dict[str, Any], kv_heads: int, parallel: bool, shared: bool) -> None:
+def test_falcons(changes: dict[str, Any], kv_heads: int, flow: str) -> None:
     found = spec(model_type="falcon", **changes)
-    assert (found.num_kv_heads, found.parallel, found.shared_norm) == (kv_heads, parallel, shared)
-    assert (found.alibi > 0) == (not found.has_rope) == bool(changes.get("alibi"))
+    assert (shape(found).kv_heads, found.layers[0].flow) == (kv_heads, flow)
+    assert (attention(found).alibi > 0) == (found.rope is None) == bool(changes.get("alibi"))
 
 
 def test_shares_of_heads_that_are_rotated() -> None:
     for model_type, share in (("stablelm", 4), ("phi", 8), ("gpt_neox", 4), ("nemotron", 8)):
-        assert spec(model_type=model_type).rotary_dim == share
+        assert rotary_dim(spec(model_type=model_type)) == share
     old = {"rotary_pct": 0.5, "rotary_emb_base": 7000}
     found = spec(model_type="gpt_neox", **old)
-    assert (found.rotary_dim, found.rope.theta) == (8, 7000)
+    assert (rotary_dim(found), rope_of(found).theta) == (8, 7000)
 
 
 def test_hunyuans_alpha_makes_the_base_larger() -> None:
     rope = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
     found = spec(model_type="hunyuan_v1_dense", rope_scaling=rope, max_position_embeddings=512)
-    assert (found.rope.kind, found.max_positions) == ("default", 512)
-    assert found.rope.theta == pytest.approx(10_000 * 1000 ** (16 / 14))
+    assert (rope_of(found).kind, found.max_positions) == ("default", 512)
+    assert rope_of(found).theta == pytest.approx(10_000 * 1000 ** (16 / 14))
     found = spec(model_type="hunyuan_v1_dense", rope_scaling={"type": "dynamic", "factor": 2.0})
-    assert (found.rope.kind, found.max_positions) == ("dynamic", 256)
+    assert (rope_of(found).kind, found.max_positions) == ("dynamic", 256)
 
 
 def test_apertus_scales_its_rotary_embedding_if_nothing_is_said() -> None:
     found = spec(model_type="apertus")
-    assert (found.rope.kind, found.rope.theta, found.activation) == ("llama3", 12e6, "xielu")
-    assert (found.head_norms, found.gated) == (True, False)
+    assert (rope_of(found).kind, rope_of(found).theta, ffn(found).activation) == (
+        "llama3",
+        12e6,
+        "xielu",
+    )
+    assert (attention(found).norms is None, ffn(found).gated) == (False, False)
     plain = spec(model_type="apertus", rope_parameters={"rope_type": "default"}, hidden_act="relu2")
-    assert (plain.rope.kind, plain.rope.theta, plain.activation) == ("default", 12e6, "relu2")
+    assert (plain.rope.kind, plain.rope.theta, ffn(plain).activation) == ("default", 12e6, "relu2")
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "bloom", "opt"])
@@ -528,21 +622,23 @@ DEFAULT_EXPERTS = {
 
 @pytest.mark.parametrize("model_type", DEFAULT_EXPERTS)
 def test_what_sparse_types_have_by_default(model_type: str) -> None:
-    found = spec(model_type=model_type, num_hidden_layers=3).experts
+    whole = spec(model_type=model_type, num_hidden_layers=3)
+    found = whole.experts
     sizes = (found.count, found.per_token, found.ffn_size, found.shared_size)
     assert sizes == DEFAULT_EXPERTS[model_type]
     has_dense = model_type in ("ernie4_5_moe", "glm4_moe")
-    assert found.sparse == (not has_dense, True, True)
+    assert sparse(whole) == (not has_dense, True, True)
 
 
 def test_llama4_layers() -> None:
     found = spec(model_type="llama4_text", num_hidden_layers=5, interleave_moe_layer_step=2)
     assert found.windows == (8192, 8192, 8192, 0, 8192)
-    assert (found.no_rope, found.ffn_size) == ((3,), 16_384)
-    assert found.experts.sparse == (False, True, False, True, False)
-    assert [found.scales_queries(layer) for layer in range(5)] == [False] * 3 + [True, False]
+    assert (without_rope(found), ffn(found).size) == ((3,), 16_384)
+    assert sparse(found) == (False, True, False, True, False)
+    scaled = [layer.attention.query_scale is not None for layer in found.layers]
+    assert scaled == [False] * 3 + [True, False]
     whole = spec(model_type="llama4_text", attention_chunk_size=None, no_rope_layers=[])
-    assert (whole.windows, whole.no_rope) == ((0, 0), ())
+    assert (whole.windows, without_rope(whole)) == ((0, 0), ())
 
 
 @pytest.mark.parametrize(
@@ -721,7 +817,7 @@ def test_absent_keys_have_transformers_defaults(model_type: str, changes: dict[s
     config: Any = CONFIG_MAPPING[model_type](**changes)
     found = spec_of(HubConfig({"model_type": model_type, **changes}))
     assert_as_transformers_reads_it(found, config)
-    assert found.tied_embeddings == getattr(config, "tie_word_embeddings", False)
+    assert found.head.tied == getattr(config, "tie_word_embeddings", False)
 
 
 @pytest.mark.parametrize(
@@ -741,29 +837,29 @@ def test_defaults_of_texts_behind_a_tower(
     config: Any = CONFIG_MAPPING[model_type](**copy.deepcopy(values))
     found = spec_of(HubConfig(values))
     assert_as_transformers_reads_it(found, config.text_config)
-    assert found.tied_embeddings == tied
+    assert found.head.tied == tied
     assert found.names.prefix_map == PREFIX_MAP
 
 
 def assert_as_transformers_reads_it(found: DecoderSpec, config: Any) -> None:
     hidden, heads = config.hidden_size, config.num_attention_heads
     assert (found.vocab_size, found.hidden_size) == (config.vocab_size, hidden)
-    assert (found.ffn_size, found.num_layers) == (
+    assert (ffn(found).size, found.num_layers) == (
         config.intermediate_size,
         config.num_hidden_layers,
     )
-    assert (found.num_heads, found.num_kv_heads) == (heads, config.num_key_value_heads)
-    assert found.head_dim == (getattr(config, "head_dim", None) or hidden // heads)
-    assert (found.max_positions, found.norm_eps) == (
+    assert (shape(found).heads, shape(found).kv_heads) == (heads, config.num_key_value_heads)
+    assert shape(found).head_dim == (getattr(config, "head_dim", None) or hidden // heads)
+    assert (found.max_positions, found.final_norm.eps) == (
         config.max_position_embeddings,
         config.rms_norm_eps,
     )
     rope = config.rope_parameters
-    assert found.rope.theta == rope["rope_theta"]
-    assert found.rope.kind == rope["rope_type"]
-    if found.rope.kind != "default":
-        assert found.rope.factor == rope["factor"]
-        assert found.rope.positions == rope["original_max_position_embeddings"]
+    assert rope_of(found).theta == rope["rope_theta"]
+    assert rope_of(found).kind == rope["rope_type"]
+    if rope_of(found).kind != "default":
+        assert rope_of(found).factor == rope["factor"]
+        assert rope_of(found).positions == rope["original_max_position_embeddings"]
     types = getattr(config, "layer_types", None) or ["full_attention"] * found.num_layers
     window = getattr(config, "sliding_window", None) or 0
     wanted = tuple(window if one == "sliding_attention" else 0 for one in types)
@@ -774,20 +870,20 @@ def assert_as_transformers_reads_it(found: DecoderSpec, config: Any) -> None:
 
 def test_exaone4_rotates_in_layers_with_a_window_alone() -> None:
     base = {"model_type": "exaone4", "num_hidden_layers": 4}
-    assert (spec(**base).windows, spec(**base).no_rope) == ((4096, 4096, 4096, 0), (3,))
+    assert (spec(**base).windows, without_rope(spec(**base))) == ((4096, 4096, 4096, 0), (3,))
     found = spec(**base, sliding_window=None)
-    assert (found.windows, found.no_rope) == ((0,) * 4, ())
+    assert (found.windows, without_rope(found)) == ((0,) * 4, ())
     found = spec(**base, sliding_window=9, sliding_window_pattern=2)
-    assert (found.windows, found.no_rope) == ((9, 0, 9, 0), (1, 3))
+    assert (found.windows, without_rope(found)) == ((9, 0, 9, 0), (1, 3))
     types = ["full_attention", "sliding_attention"] * 2
     found = spec(**base, sliding_window=9, sliding_window_pattern="LG", layer_types=types)
-    assert (found.windows, found.no_rope) == ((0, 9, 0, 9), (0, 2))
+    assert (found.windows, without_rope(found)) == ((0, 9, 0, 9), (0, 2))
 
 
 def test_minicpm_scales() -> None:
     found = spec(model_type="minicpm", scale_emb=12, scale_depth=1.4, dim_model_base=16)
-    assert (found.embedding_scale, found.residual_scale) == (12, 1.4 / 2**0.5)
-    assert (found.logits_scale, found.tied_embeddings) == (0.25, True)
+    assert (found.embeddings.scale, found.residual_scale) == (12, 1.4 / 2**0.5)
+    assert (found.head.scale, found.head.tied) == (0.25, True)
     sparse = {"sparse_config": {"kernel_size": 32, "dense_len": 100}}
     assert spec(model_type="minicpm").max_positions == 128
     assert spec(model_type="minicpm", **sparse).max_positions == 100

@@ -13,6 +13,7 @@ from transformers.models.glm4v.modeling_glm4v import Glm4vTextRotaryEmbedding
 from transformers.models.ministral3.modeling_ministral3 import get_llama_4_attn_scale
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
+from quire.engines.native.models.layers.rope import QueryScale, RopeSpec
 from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.rope import (
     cosines_and_sines,
@@ -21,7 +22,7 @@ from quire.engines.native.models.rope import (
     override_rope,
     query_factors,
 )
-from quire.engines.native.models.spec import DecoderSpec, QueryScale
+from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import ConfigError
 from quire.weights.hub_config import HubConfig
 
@@ -63,6 +64,19 @@ def spec(**changes: Any) -> DecoderSpec:
     return spec_of(HubConfig({**BASE, **changes}))
 
 
+def rope(found: DecoderSpec) -> RopeSpec:
+    assert found.rope is not None
+    return found.rope
+
+
+def rotary_dim(found: DecoderSpec) -> int:
+    return next(one.size(size) for one, size in found.ropes if not one.is_local)
+
+
+def local_rope(found: DecoderSpec) -> RopeSpec:
+    return next(one for one, _ in found.ropes if one.is_local)
+
+
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda s: s["rope_type"])
 @pytest.mark.parametrize("spelling", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize("length", [100, 2000])
@@ -78,7 +92,7 @@ def test_scalings_are_those_of_transformers(
     config = LlamaConfig(**changes, rope_parameters={**scaling, "rope_theta": theta})
     oracle = ROPE_INIT_FUNCTIONS[scaling["rope_type"]]
     wanted, wanted_scale = oracle(config, torch.device("cpu"), seq_len=length)
-    frequencies, scale = inverse_frequencies(found.rope, found.head_dim, length)
+    frequencies, scale = inverse_frequencies(*found.ropes[0], length)
     np.testing.assert_allclose(frequencies, wanted.numpy(), rtol=3e-6)
     assert scale == pytest.approx(wanted_scale)
 
@@ -91,17 +105,17 @@ def test_scalings_of_a_part_of_a_head(scaling: dict[str, Any], share: float) -> 
     changes = {key: value for key, value in BASE.items() if key != "model_type"}
     config = LlamaConfig(**changes, rope_parameters=dict(parameters))
     wanted, _ = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, torch.device("cpu"), seq_len=900)
-    frequencies, _ = inverse_frequencies(found.rope, found.head_dim, 900)
-    assert found.rotary_dim == 2 * len(frequencies) == 64 * share
+    frequencies, _ = inverse_frequencies(*found.ropes[0], 900)
+    assert rotary_dim(found) == 2 * len(frequencies) == 64 * share
     np.testing.assert_allclose(frequencies, wanted.numpy(), rtol=3e-6)
-    assert override_rope(found, "linear").rotary_dim == found.rotary_dim
+    assert rotary_dim(override_rope(found, "linear")) == rotary_dim(found)
 
 
 def test_an_override_leaves_windows_their_own() -> None:
-    own = spec(model_type="gemma3_text", head_dim=64)
+    own = spec(model_type="gemma3_text", head_dim=64, num_hidden_layers=6)
     found = override_rope(own, "linear")
-    assert found.local_rope is own.local_rope is not None
-    assert (found.rope.kind, found.rope.theta) == ("linear", 1e6)
+    assert local_rope(found) == local_rope(own)
+    assert (rope(found).kind, rope(found).theta) == ("linear", 1e6)
 
 
 def test_what_turns_a_part_of_the_pairs_is_not_stretched() -> None:
@@ -113,10 +127,10 @@ def test_what_turns_a_part_of_the_pairs_is_not_stretched() -> None:
 
 def test_default_and_old_names() -> None:
     found = spec(rope_theta=1e6)
-    frequencies, scale = inverse_frequencies(found.rope, 64, 10)
+    frequencies, scale = inverse_frequencies(rope(found), 64, 10)
     np.testing.assert_allclose(frequencies, 1e6 ** (-np.arange(0, 64, 2) / 64), rtol=3e-6)
     assert scale == 1.0
-    assert spec(rope_scaling={"type": "linear", "factor": 2.0}).rope.kind == "linear"
+    assert rope(spec(rope_scaling={"type": "linear", "factor": 2.0})).kind == "linear"
 
 
 def test_cosines_and_sines() -> None:
@@ -131,9 +145,9 @@ def test_cosines_and_sines() -> None:
 @pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3"])
 def test_override_doubles_the_context(kind: str) -> None:
     found = override_rope(spec(), kind)
-    assert (found.rope.kind, found.rope.factor, found.max_positions) == (kind, 2.0, 1024)
-    plain, _ = inverse_frequencies(spec().rope, 64, 1024)
-    scaled, _ = inverse_frequencies(found.rope, 64, 1024)
+    assert (rope(found).kind, rope(found).factor, found.max_positions) == (kind, 2.0, 1024)
+    plain, _ = inverse_frequencies(rope(spec()), 64, 1024)
+    scaled, _ = inverse_frequencies(rope(found), 64, 1024)
     assert scaled[-1] < plain[-1]
 
 
@@ -172,10 +186,11 @@ def test_mrope_of_three_positions(model_type: str, sections: list[int], embeddin
     positions = np.random.default_rng(0).integers(0, 90, (3, 50)).astype(np.int32)
     settings = CONFIG_MAPPING[model_type](**values)
     wanted = embedding(settings)(torch.zeros(1), torch.from_numpy(positions)[:, None])
-    tables = cosines_and_sines(*inverse_frequencies(spec.rope, spec.head_dim, 90), 90)
+    rope, size = spec.ropes[0]
+    tables = cosines_and_sines(*inverse_frequencies(rope, size, 90), 90)
     for table, full in zip(tables, wanted, strict=True):
-        pairs = full[0, :, ::2] if spec.interleaved_rope else full[0, :, : full.shape[-1] // 2]
-        found = mrope_angles(table, positions, spec.rope)
+        pairs = full[0, :, ::2] if rope.interleaved else full[0, :, : full.shape[-1] // 2]
+        found = mrope_angles(table, positions, rope)
         assert found.flags.c_contiguous  # kernels read it
         np.testing.assert_allclose(found, pairs.numpy(), atol=1e-5)
 

@@ -58,6 +58,8 @@ class EngineStatistics:
     total_blocks: int
     free_blocks: int  # that can be taken now, cached ones in no sequence's table among them
     cached_blocks: int  # kept for later hits, in no sequence's table now
+    total_state_slots: int  # 0 where the model has no state
+    free_state_slots: int  # that no sequence holds, checkpoints among them
     steps: int
     failed_steps: int
     preemptions: int
@@ -419,6 +421,8 @@ class Engine:
             total_blocks=pool.num_blocks,
             free_blocks=pool.num_available,
             cached_blocks=pool.num_idle,
+            total_state_slots=self._runner.num_state_slots,
+            free_state_slots=scheduler.num_available_slots,
             steps=self._steps,
             failed_steps=self._failed_steps,
             preemptions=scheduler.num_preemptions,

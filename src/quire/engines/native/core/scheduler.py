@@ -109,6 +109,11 @@ class Scheduler:
                 speculates=max_draft_tokens > 0,
             )
 
+    @property
+    def num_available_slots(self) -> int:
+        """Slots for states that no sequence holds, checkpoints among them."""
+        return 0 if self._states is None else self._states.num_available
+
     # --- queues ----------------------------------------------------------------------------------
 
     def add(self, sequence: Sequence) -> None:

@@ -54,6 +54,11 @@ class StatePool:
         self._free = list(range(num_slots - 1, -1, -1))
         self._checkpoints: OrderedDict[int, int] = OrderedDict()  # the slot of each block
 
+    @property
+    def num_available(self) -> int:
+        """Slots that no sequence holds, checkpoints among them."""
+        return len(self._free) + len(self._checkpoints)
+
     def take(self) -> int | None:
         """Take a free slot, if there is one."""
         return self._free.pop() if self._free else None
@@ -124,6 +129,11 @@ class StateKeeper:
         self.copies: list[tuple[int, int]] = []
         """Slots to copy before the next step, in order: `(source, destination)`."""
         blocks.on_forget = self._pool.forget
+
+    @property
+    def num_available(self) -> int:
+        """Slots that no sequence holds, checkpoints among them."""
+        return self._pool.num_available
 
     # --- admission ---------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class CpuRunner:
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens, self.num_threads = max_batch_tokens, num_threads
         self._known_tokens = weights.vocabulary
-        self.hidden_size, self.uses_mrope = spec.hidden_size, bool(spec.rope.sections)
+        self.hidden_size, self.uses_mrope = spec.hidden_size, spec.uses_mrope
         self._lock = threading.Lock()
         _runners.add(self)
         struct = self._step = Step()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.models.classic import no_windows, plain_activation
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.classic import plain_activation
+from quire.engines.native.models.layers.attention import HeadNormsSpec
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 NAMES = WeightNames(attention_norm="attention_layernorm", ffn_norm="feedforward_layernorm")
@@ -30,12 +33,9 @@ def decoder(config: HubConfig) -> DecoderSpec:
     bias = config.flag("attention_bias")
     is_xielu = config.get("hidden_act", "xielu") == "xielu"
     activation = "xielu" if is_xielu else plain_activation(config, "xielu")
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, _THETA), activation=activation, norm_eps=1e-5),
-        windows=no_windows(config),
-        qkv_bias=bias,
-        o_bias=bias,
-        head_norms=True,
-        gated=False,
-        names=NAMES,
-    )
+    spec = plain_decoder(
+        config, rope=read_rope(config, _THETA), activation=activation, gated=False,
+        norm=NormSpec(eps=1e-5), names=NAMES,
+    )  # fmt: skip
+    norms = HeadNormsSpec(spec.final_norm)
+    return spec.with_attention(qkv_bias=bias, o_bias=bias, norms=norms)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.classic import no_windows, plain_activation
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.classic import plain_activation
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
@@ -11,11 +12,7 @@ from quire.weights.hub_config import HubConfig
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `arcee`."""
     bias = config.flag("attention_bias")
-    return DecoderSpec(
-        **common(config, activation=plain_activation(config, "relu2"), norm_eps=1e-5),
-        windows=no_windows(config),
-        qkv_bias=bias,
-        o_bias=bias,
-        mlp_bias=config.flag("mlp_bias"),
-        gated=False,
-    )
+    activation = plain_activation(config, "relu2")
+    spec = plain_decoder(config, activation=activation, gated=False, norm=NormSpec(eps=1e-5))
+    spec = spec.with_attention(qkv_bias=bias, o_bias=bias)
+    return spec.with_ffn(bias=config.flag("mlp_bias"))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from quire.engines.native.models.glm4_moe import experts, first_dense
+from quire.engines.native.models.layers.attention import AttentionNames, HeadNormsSpec
 from quire.engines.native.models.layers.experts import ExpertNames
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-_NAMES = WeightNames(
-    embeddings="model.word_embeddings.weight",
+_NAMES = WeightNames(embeddings="model.word_embeddings.weight")
+_ATTENTION_NAMES = AttentionNames(
     qkv="attention.query_key_value",
     o="attention.dense",
     q_norm="attention.query_layernorm",
@@ -56,12 +58,12 @@ def decoder(config: HubConfig) -> DecoderSpec:
     size = config.integer("moe_intermediate_size")
     config.require("moe_shared_expert_intermediate_size", (size,), size)
     config = config.with_changes({key: config.get(own) for key, own in _KEYS.items()})
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, partial=1.0)),
-        windows=(0,) * config.integer("num_hidden_layers"),
+    spec = plain_decoder(config, rope=read_rope(config, partial=1.0), names=_NAMES)
+    spec = spec.with_attention(
         qkv_bias=config.flag("use_qkv_bias"),
         o_bias=config.flag("use_bias"),
-        head_norms=True,
-        names=_NAMES,
-        experts=experts(config, first_dense(config), _EXPERT_NAMES),
+        norms=HeadNormsSpec(spec.final_norm),
+        names=_ATTENTION_NAMES,
     )
+    sparse = first_dense(config)
+    return spec.with_experts(experts(config, sparse, _EXPERT_NAMES), sparse)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 
+from quire.engines.native.models.layers.ffn import FfnNames
 from quire.engines.native.models.layers.mamba2 import Mamba2Spec
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-NAMES = WeightNames(
-    final_norm="model.final_layernorm.weight",
-    ffn_norm="pre_ff_layernorm",
+NAMES = WeightNames(final_norm="model.final_layernorm.weight", ffn_norm="pre_ff_layernorm")
+FFN_NAMES = FfnNames(
     gate="feed_forward.gate_proj",
     up="feed_forward.up_proj",
     down="feed_forward.down_proj",
@@ -34,15 +36,11 @@ def decoder(config: HubConfig) -> DecoderSpec:
     if not isinstance(attention, list) or not all(type(one) is int for one in attention):
         raise config.wrong("attn_layer_indices", attention, "a list of layer indices")
     mamba, bias = mamba2(config), config.flag("attention_bias")
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, partial=0.5), norm_eps=_NORM_EPS),
-        windows=(0,) * layers,
-        qkv_bias=bias,
-        o_bias=bias,
-        mlp_bias=config.flag("mlp_bias"),
-        mixers=tuple(None if layer in attention else mamba for layer in range(layers)),
-        names=NAMES,
-    )
+    rope, norm = read_rope(config, partial=0.5), NormSpec(eps=_NORM_EPS)
+    spec = plain_decoder(config, rope=rope, norm=norm, names=NAMES)
+    spec = spec.with_attention(qkv_bias=bias, o_bias=bias)
+    spec = spec.with_ffn(bias=config.flag("mlp_bias"), names=FFN_NAMES)
+    return spec.with_mixers([None if layer in attention else mamba for layer in range(layers)])
 
 
 def mamba2(config: HubConfig, inner: int | None = None, norm_eps: float = _NORM_EPS) -> Mamba2Spec:

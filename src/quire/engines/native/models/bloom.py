@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.classic import (
-    all_layers,
-    biases,
-    multi_head,
-    no_windows,
-    without_rope,
-)
-from quire.engines.native.models.llama import common
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+import dataclasses
+
+from quire.engines.native.models.classic import LAYER_NORM, multi_head, with_biases
+from quire.engines.native.models.layers.attention import AttentionNames
+from quire.engines.native.models.layers.embeddings import EmbeddingsSpec
+from quire.engines.native.models.layers.ffn import FfnNames
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 NAMES = WeightNames(
@@ -19,12 +19,13 @@ NAMES = WeightNames(
     final_norm="transformer.ln_f.weight",
     layers="transformer.h.{}.",
     prefix="transformer.",
+)
+ATTENTION_NAMES = AttentionNames(
     qkv="self_attention.query_key_value",
     qkv_by_group=True,
     o="self_attention.dense",
-    up="mlp.dense_h_to_4h",
-    down="mlp.dense_4h_to_h",
 )
+FFN_NAMES = FfnNames(up="mlp.dense_h_to_4h", down="mlp.dense_4h_to_h")
 _KEYS = {
     "hidden_size": "n_embed",
     "num_hidden_layers": "n_layer",
@@ -42,20 +43,10 @@ def decoder(config: HubConfig) -> DecoderSpec:
     )
     config = config.with_changes({"intermediate_size": 4 * config.integer("hidden_size")})
     config.require("apply_residual_connection_post_layernorm", (False,), False)
-    return DecoderSpec(
-        **common(
-            config,
-            rope=without_rope(config),
-            activation="gelu_tanh",
-            norm_eps=1e-5,
-            eps_key="layer_norm_epsilon",
-        ),
-        **biases(True),
-        windows=no_windows(config),
-        no_rope=all_layers(config),
-        alibi=1.0,
-        norm_kind="layer",
-        norm_bias=True,
-        gated=False,
-        names=NAMES,
-    )
+    spec = plain_decoder(
+        config, rotates=False, activation="gelu_tanh", gated=False,
+        norm=LAYER_NORM, eps_key="layer_norm_epsilon", names=NAMES,
+    )  # fmt: skip
+    spec = with_biases(spec).with_attention(alibi=1.0, names=ATTENTION_NAMES)
+    spec = spec.with_ffn(names=FFN_NAMES)
+    return dataclasses.replace(spec, embeddings=EmbeddingsSpec(norm=spec.final_norm))

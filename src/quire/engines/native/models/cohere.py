@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-from quire.engines.native.models.classic import no_windows
 from quire.engines.native.models.gemma2 import every
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.attention import HeadNormsSpec
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -14,13 +15,10 @@ from quire.weights.hub_config import HubConfig
 
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `cohere`: Command R, R+, Aya 23."""
-    norms = config.flag("use_qk_norm")
-    return DecoderSpec(
-        **_fields(config, default_theta=500_000.0),
-        windows=no_windows(config),
-        head_norms=norms,
-        separate_head_norms=norms,
-    )
+    spec = _cohere(config, default_theta=500_000.0)
+    if not config.flag("use_qk_norm"):
+        return spec
+    return spec.with_attention(norms=HeadNormsSpec(spec.final_norm, span="each_head"))
 
 
 def cohere2(config: HubConfig) -> DecoderSpec:
@@ -31,23 +29,15 @@ def cohere2(config: HubConfig) -> DecoderSpec:
     types = every(config.integer("sliding_window_pattern", 4), config.integer("num_hidden_layers"))
     window = 0 if config.is_null("sliding_window") else config.integer("sliding_window", 4096)
     windows = config.windows(window, types)
-    return DecoderSpec(
-        **_fields(config, default_theta=10_000.0),
-        windows=windows,
-        no_rope=tuple(layer for layer, window in enumerate(windows) if not window),
-    )
+    spec = _cohere(config, default_theta=10_000.0).with_windows(windows)
+    return spec.without_rope([not window for window in windows])
 
 
-def _fields(config: HubConfig, default_theta: float) -> dict[str, Any]:
+def _cohere(config: HubConfig, default_theta: float) -> DecoderSpec:
     config = config.with_defaults({"tie_word_embeddings": True})
-    bias = config.flag("attention_bias")
-    rope = read_rope(config, default_theta)
-    return common(config, rope=rope, norm_eps=1e-5, eps_key="layer_norm_eps") | {
-        "norm_kind": "layer",
-        "parallel": True,
-        "shared_norm": True,
-        "qkv_bias": bias,
-        "o_bias": bias,
-        "interleaved_rope": True,
-        "logits_scale": config.number("logit_scale", 0.0625),
-    }
+    bias, scale = config.flag("attention_bias"), config.number("logit_scale", 0.0625)
+    rope, norm = read_rope(config, default_theta, interleaved=True), NormSpec("layer", eps=1e-5)
+    spec = plain_decoder(config, rope=rope, norm=norm, eps_key="layer_norm_eps")
+    spec = spec.with_all_layers(flow="parallel_one_norm")
+    spec = spec.with_attention(qkv_bias=bias, o_bias=bias)
+    return replace(spec, head=replace(spec.head, scale=scale))

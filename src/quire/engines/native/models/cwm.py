@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -38,8 +39,6 @@ def decoder(config: HubConfig) -> DecoderSpec:
     layers = config.integer("num_hidden_layers")
     types = ["sliding_attention" if layer % 4 else "full_attention" for layer in range(layers)]
     window = 0 if config.is_null("sliding_window") else config.integer("sliding_window", 8192)
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, 1_000_000.0), norm_eps=1e-5),
-        windows=config.windows(window, types),
-        mlp_bias=config.flag("mlp_bias"),
-    )
+    spec = plain_decoder(config, rope=read_rope(config, 1_000_000.0), norm=NormSpec(eps=1e-5))
+    spec = spec.with_windows(config.windows(window, types))
+    return spec.with_ffn(bias=config.flag("mlp_bias"))

@@ -11,6 +11,7 @@ from typing import Any
 from quire.engines.native.models.glm4_moe import experts, first_dense
 from quire.engines.native.models.latent import latent
 from quire.engines.native.models.layers.experts import GroupScore, RouterSpec
+from quire.engines.native.models.layers.norm import NormSpec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
@@ -85,7 +86,8 @@ def v2(config: HubConfig) -> DecoderSpec:
     in_groups = config.get("topk_method") == "group_limited_greedy"
     # Without groups their numbers are null, or say nothing.
     grouped = config if in_groups else config.with_changes({"n_group": 1, "topk_group": 1})
-    found = experts(grouped, first_dense(config))
+    sparse = first_dense(config)
+    found = experts(grouped, sparse)
     if found is not None:
         router = RouterSpec(
             scale=found.router.scale,
@@ -94,14 +96,14 @@ def v2(config: HubConfig) -> DecoderSpec:
             group_score="best",
         )
         found = replace(found, router=router)
-    return replace(latent(config, interleaved=True), experts=found)
+    return latent(config, interleaved=True).with_experts(found, sparse)
 
 
 def v3(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `deepseek_v3`, or another that says the same."""
     config = config.with_defaults(_V3)
-    spec = latent(config, interleaved=config.flag("rope_interleave", True))
-    return replace(spec, experts=experts(config, first_dense(config)))
+    spec, sparse = latent(config, interleaved=_interleaves(config)), first_dense(config)
+    return spec.with_experts(experts(config, sparse), sparse)
 
 
 def glm4_moe_lite(config: HubConfig) -> DecoderSpec:
@@ -111,5 +113,10 @@ def glm4_moe_lite(config: HubConfig) -> DecoderSpec:
     types = config.get("mlp_layer_types", ["dense"] + ["sparse"] * (layers - 1))
     if not isinstance(types, list) or len(types) != layers or not {*types} <= {"dense", "sparse"}:
         raise config.wrong("mlp_layer_types", types, f"'dense' or 'sparse' for {layers} layers")
-    spec = latent(config, interleaved=config.flag("rope_interleave", True), norm_eps=1e-5)
-    return replace(spec, experts=experts(config, tuple(one == "sparse" for one in types)))
+    sparse = tuple(one == "sparse" for one in types)
+    spec = latent(config, interleaved=_interleaves(config), norm=NormSpec(eps=1e-5))
+    return spec.with_experts(experts(config, sparse), sparse)
+
+
+def _interleaves(config: HubConfig) -> bool:
+    return config.flag("rope_interleave", True)

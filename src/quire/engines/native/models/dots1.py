@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from quire.engines.native.models.glm4_moe import experts, first_dense
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.attention import HeadNormsSpec
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
@@ -27,11 +28,8 @@ def decoder(config: HubConfig) -> DecoderSpec:
     window = 0 if config.is_null("sliding_window") else config.integer("sliding_window", 4096)
     last = config.integer("max_window_layers", 62, minimum=0)
     types = ["sliding_attention" if layer >= last else "full_attention" for layer in range(layers)]
-    return DecoderSpec(
-        **common(config),
-        windows=config.windows(window, types),
-        qkv_bias=bias,
-        o_bias=bias,
-        head_norms=True,
-        experts=experts(config, first_dense(config)),
-    )
+    spec, sparse = plain_decoder(config), first_dense(config)
+    norms = HeadNormsSpec(spec.final_norm)
+    spec = spec.with_attention(qkv_bias=bias, o_bias=bias, norms=norms)
+    spec = spec.with_windows(config.windows(window, types))
+    return spec.with_experts(experts(config, sparse), sparse)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.classic import with_biases
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -27,12 +29,6 @@ _DEFAULTS: dict[str, Any] = {
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `ernie4_5`."""
     config = config.with_defaults(_DEFAULTS)
-    bias = config.flag("use_bias")
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, 500_000.0), norm_eps=1e-5),
-        windows=(0,) * config.integer("num_hidden_layers"),
-        qkv_bias=bias,
-        o_bias=bias,
-        mlp_bias=bias,
-        interleaved_rope=True,
-    )
+    rope = read_rope(config, 500_000.0, interleaved=True)
+    spec = plain_decoder(config, rope=rope, norm=NormSpec(eps=1e-5))
+    return with_biases(spec, config.flag("use_bias"))

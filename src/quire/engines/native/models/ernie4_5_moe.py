@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec, RouterSpec
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import NormSpec
 from quire.engines.native.models.mixtral import per_token
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -37,25 +38,17 @@ def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `ernie4_5_moe`."""
     config = config.with_defaults(_DEFAULTS)
     config.require("use_bias", (False,), False)  # the head would have one, too
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, 500_000.0), norm_eps=1e-5),
-        windows=(0,) * config.integer("num_hidden_layers"),
-        interleaved_rope=True,
-        experts=_experts(config),
-    )
+    rope, sparse = read_rope(config, 500_000.0, interleaved=True), _sparse_layers(config)
+    spec = plain_decoder(config, rope=rope, norm=NormSpec(eps=1e-5))
+    return spec.with_experts(_experts(config) if any(sparse) else None, sparse)
 
 
-def _experts(config: HubConfig) -> ExpertsSpec | None:
-    """The sparse FFN; None if no layer is sparse."""
-    sparse = _sparse_layers(config)
-    if not any(sparse):
-        return None
+def _experts(config: HubConfig) -> ExpertsSpec:
     count, size = config.integer("moe_num_experts"), config.integer("moe_intermediate_size")
     return ExpertsSpec(
         count=count,
         per_token=per_token(config, count, key="moe_k"),
         ffn_size=size,
-        sparse=sparse,
         router=RouterSpec(
             normalised=True, least_sum=config.number("moe_norm_min", 1e-12), is_corrected=True
         ),

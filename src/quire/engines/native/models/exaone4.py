@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from quire.engines.native.models.gemma2 import every
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.attention import HeadNormsSpec
+from quire.engines.native.models.layers.norm import NormSpec
 from quire.engines.native.models.multimodal import text_of
 from quire.engines.native.models.olmo import NAMES
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
@@ -30,15 +32,10 @@ def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `exaone4`."""
     config = config.with_defaults(_DEFAULTS)
     windows = _windows(config)
-    return DecoderSpec(
-        **common(config, norm_eps=1e-5),
-        windows=windows,
-        no_rope=tuple(n for n, window in enumerate(windows) if not window) if any(windows) else (),
-        pre_norms=False,
-        post_norms=True,
-        head_norms=True,
-        names=NAMES,
-    )
+    spec = plain_decoder(config, norm=NormSpec(eps=1e-5), names=NAMES)
+    spec = spec.with_all_layers(pre_norms=False, post_norms=True).with_windows(windows)
+    spec = spec.with_attention(norms=HeadNormsSpec(spec.final_norm))
+    return spec.without_rope([not window and any(windows) for window in windows])
 
 
 def _windows(config: HubConfig) -> tuple[int, ...]:

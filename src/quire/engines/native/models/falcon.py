@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from quire.engines.native.models.classic import (
-    all_layers,
-    biases,
-    no_windows,
-    plain_activation,
-    without_rope,
-)
-from quire.engines.native.models.llama import common
-from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.bloom import ATTENTION_NAMES, FFN_NAMES
+from quire.engines.native.models.classic import LAYER_NORM, plain_activation, with_biases
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder, read_shape
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 NAMES = WeightNames(
@@ -25,11 +20,6 @@ NAMES = WeightNames(
     final_norm="transformer.ln_f.weight",
     layers="transformer.h.{}.",
     prefix="transformer.",
-    qkv="self_attention.query_key_value",
-    qkv_by_group=True,
-    o="self_attention.dense",
-    up="mlp.dense_h_to_4h",
-    down="mlp.dense_4h_to_h",
 )
 _TWO_NORMS = dataclasses.replace(NAMES, attention_norm="ln_attn", ffn_norm="ln_mlp")
 _KEYS = {
@@ -54,26 +44,21 @@ def decoder(config: HubConfig) -> DecoderSpec:
         config.require("parallel_attn", (True,), True)
     has_two = parallel and config.integer("num_ln_in_parallel_attn", 2 if is_new else 1) == 2
     has_alibi = config.flag("alibi")
-    fields = common(
+    spec = plain_decoder(
         config,
-        rope=without_rope(config) if has_alibi else read_rope(config),
+        rotates=not has_alibi,
         activation=plain_activation(config, "gelu", "activation"),
-        norm_eps=1e-5,
-        eps_key="layer_norm_epsilon",
-    )
-    return DecoderSpec(
-        **fields,
-        **biases(config.flag("bias")),
-        windows=no_windows(config),
-        no_rope=all_layers(config) if has_alibi else (),
-        alibi=fields["head_dim"] ** -0.5 if has_alibi else 0.0,
-        norm_kind="layer",
-        norm_bias=True,
-        parallel=parallel,
-        shared_norm=parallel and not has_two,
         gated=False,
+        norm=LAYER_NORM,
+        eps_key="layer_norm_epsilon",
         names=_TWO_NORMS if has_two else NAMES,
     )
+    spec = with_biases(spec, config.flag("bias")).with_ffn(names=FFN_NAMES)
+    spec = spec.with_attention(names=ATTENTION_NAMES)
+    if has_alibi:
+        spec = spec.with_attention(alibi=read_shape(config).head_dim ** -0.5)
+    flow = "parallel" if has_two else "parallel_one_norm"
+    return spec.with_all_layers(flow=flow) if parallel else spec
 
 
 def _kv_heads(config: HubConfig) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quire.engines.native.models.bamba import NAMES, mamba2
-from quire.engines.native.models.layers.attention import AttentionShape
+from quire.engines.native.models.bamba import FFN_NAMES, NAMES, mamba2
+from quire.engines.native.models.layers.attention import AttentionSpec
+from quire.engines.native.models.layers.embeddings import EmbeddingsSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.plain import plain_decoder, read_shape
 from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import UnsupportedModelError
 from quire.weights.hub_config import HubConfig
@@ -18,33 +20,30 @@ _DEFAULTS = {"num_key_value_heads": 8, "max_position_embeddings": 8192}
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `falcon_h1`."""
     config = config.with_defaults(_DEFAULTS)
-    fields, layers = common(config, norm_eps=1e-5), config.integer("num_hidden_layers")
-    shape = AttentionShape(
-        fields["num_heads"], fields["num_kv_heads"], fields["head_dim"], fields["head_dim"]
-    )
-    bias = config.flag("attention_bias")
-    mixer = AttentionAndMamba2Spec(shape, _mamba2(config), bias)
+    bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
     into = config.number("attention_in_multiplier", 1.0)
     out = config.number("attention_out_multiplier", 1.0)
     gate, down = _multipliers(config, "mlp_multipliers", 2)
-    mlp_bias = config.flag("mlp_bias")
     _check_bias(config, "attention_bias", bias, (into, out))
     _check_bias(config, "mlp_bias", mlp_bias, (down,))
-    key = config.number("key_multiplier", 1.0)
-    return DecoderSpec(
-        **fields,
-        windows=(0,) * layers,
+    spec = plain_decoder(config, norm=NormSpec(eps=1e-5), names=NAMES)
+    # Queries and keys are multiplied by what goes into attention, and keys once more.
+    scale = into * into * config.number("key_multiplier", 1.0)
+    attention = AttentionSpec(
+        read_shape(config),
+        spec.rope,
+        scale * read_shape(config).head_dim ** -0.5,
         qkv_bias=bias,
         o_bias=bias,
-        mlp_bias=mlp_bias,
-        mixers=(mixer,) * layers,
-        # Queries and keys are multiplied by what goes into attention, and keys once more.
-        attention_multiplier=into * into * key * shape.head_dim**-0.5,
         value_scale=into * out,
-        ffn_scales=(gate, down),
-        embedding_scale=config.number("embedding_multiplier", 1.0),
-        logits_scale=config.number("lm_head_multiplier", 1.0),
-        names=NAMES,
+    )
+    mixer = AttentionAndMamba2Spec(attention, _mamba2(config))
+    return replace(
+        spec.with_mixers([mixer] * spec.num_layers).with_ffn(
+            bias=mlp_bias, scales=(gate, down), names=FFN_NAMES
+        ),
+        embeddings=EmbeddingsSpec(scale=config.number("embedding_multiplier", 1.0)),
+        head=replace(spec.head, scale=config.number("lm_head_multiplier", 1.0)),
     )
 
 

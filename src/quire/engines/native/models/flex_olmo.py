@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from quire.engines.native.models.layers.experts import ExpertsSpec, RouterSpec
@@ -31,7 +30,6 @@ def decoder(config: HubConfig) -> DecoderSpec:
         count=count,
         per_token=per_token(config, count, 5),
         ffn_size=config.integer("intermediate_size"),
-        sparse=(True,) * config.integer("num_hidden_layers"),
         router=RouterSpec(normalised=config.flag("norm_topk_prob")),
     )
-    return dataclasses.replace(olmo2(config), experts=experts)
+    return olmo2(config).with_experts(experts)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from quire.engines.native.models.gemma import gemma
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec, WeightNames
+from quire.engines.native.models.layers.rope import RopeSpec
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 NAMES = WeightNames(
@@ -34,7 +37,8 @@ DEFAULTS: dict[str, Any] = {
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `gemma2`."""
     config = config.with_defaults(DEFAULTS)
-    return with_windows(config, pattern=2, attention_cap=cap(config, "attn_logit_softcapping"))
+    spec = with_windows(config, pattern=2)
+    return spec.with_attention(cap=cap(config, "attn_logit_softcapping"))
 
 
 def cap(config: HubConfig, key: str) -> float:
@@ -51,18 +55,19 @@ def every(pattern: int, layers: int) -> list[str]:
 
 
 def with_windows(
-    config: HubConfig, *, pattern: int, rope: RopeSpec | None = None, **changes: Any
+    config: HubConfig,
+    *,
+    pattern: int,
+    rope: RopeSpec | None = None,
+    local_rope: RopeSpec | None = None,
 ) -> DecoderSpec:
     """What Gemma 2 and 3 have in common. The last of each `pattern` layers has full attention."""
     config.require("hidden_activation", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
     types = every(pattern, config.integer("num_hidden_layers"))
     window = 0 if config.is_null("sliding_window") else config.integer("sliding_window")
-    return DecoderSpec(
-        **gemma(config, rope),
-        windows=config.windows(window, types),
-        post_norms=True,
-        attention_multiplier=config.number("query_pre_attn_scalar", 256) ** -0.5,
-        logits_cap=cap(config, "final_logit_softcapping"),
-        names=NAMES,
-        **changes,
-    )
+    spec = gemma(config, rope, NAMES).with_all_layers(post_norms=True)
+    spec = spec.with_attention(scale=config.number("query_pre_attn_scalar", 256) ** -0.5)
+    own = {"rope": local_rope} if local_rope else {}
+    spec = spec.with_windows(config.windows(window, types), **own)
+    head = dataclasses.replace(spec.head, cap=cap(config, "final_logit_softcapping"))
+    return dataclasses.replace(spec, head=head)

@@ -6,6 +6,7 @@ Of a folder with a vision tower (`gemma3`), only the text decoder is read.
 from __future__ import annotations
 
 from quire.engines.native.models.gemma2 import DEFAULTS, with_windows
+from quire.engines.native.models.layers.attention import HeadNormsSpec
 from quire.engines.native.models.multimodal import text_of
 from quire.engines.native.models.rope import read_ropes_by_layer
 from quire.engines.native.models.spec import DecoderSpec
@@ -27,7 +28,8 @@ def decoder(config: HubConfig) -> DecoderSpec:
     theta = config.number("rope_theta", 1_000_000.0)
     rope, local_rope = read_ropes_by_layer(config, theta, local_theta)
     pattern = config.integer("sliding_window_pattern", 6)
-    return with_windows(config, pattern=pattern, rope=rope, local_rope=local_rope, head_norms=True)
+    spec = with_windows(config, pattern=pattern, rope=rope, local_rope=local_rope)
+    return spec.with_attention(norms=HeadNormsSpec(spec.final_norm))
 
 
 def multimodal(config: HubConfig) -> DecoderSpec:

@@ -6,14 +6,23 @@ Of a folder with towers (`gemma3n`), only the text decoder is read.
 
 from __future__ import annotations
 
+import dataclasses
 from statistics import NormalDist
 from typing import Any
 
+from quire.engines.native.models.gemma import gemma_embeddings
 from quire.engines.native.models.gemma2 import NAMES, cap, every
-from quire.engines.native.models.gemma4 import kv_sources, layer_inputs, layer_types
+from quire.engines.native.models.gemma4 import (
+    kv_sources,
+    layer_inputs,
+    layer_types,
+    with_kv_sources,
+)
 from quire.engines.native.models.layers.altup import AltUpSpec
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.attention import HeadNormsSpec
+from quire.engines.native.models.layers.layer import LayerSpec
 from quire.engines.native.models.multimodal import text_of
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import check_rope, read_ropes_by_layer
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -47,32 +56,32 @@ def decoder(config: HubConfig) -> DecoderSpec:
     rope, local_rope = read_ropes_by_layer(
         config, config.number("rope_theta", 1_000_000.0), local_theta
     )
-    widths = _ffn_sizes(config, layers)
-    fields = common(
-        config.with_changes({"intermediate_size": max(widths)}), rope=rope, activation="gelu_tanh"
-    )
-    check_rope(config, local_rope, fields["head_dim"])
+    widths, cutoffs = _ffn_sizes(config, layers), _gate_cutoffs(config, layers)
+    plain = config.with_changes({"intermediate_size": max(widths)})
+    spec = plain_decoder(plain, rope=rope, activation="gelu_tanh", names=NAMES)
     window, bias = config.integer("sliding_window"), config.flag("attention_bias")
     config.integer("hidden_size_per_layer_input")  # none of these models is without
-    return DecoderSpec(
-        **fields,
-        windows=tuple(window if kind == "sliding_attention" else 0 for kind in types),
-        local_rope=local_rope,
-        qkv_bias=bias,
-        o_bias=bias,
-        head_norms=True,
-        value_norms=True,
-        kv_sources=kv_sources(config, types),
-        ffn_sizes=widths,
-        gate_cutoffs=_gate_cutoffs(config, layers),
-        post_norms=True,
+    norm = spec.final_norm
+    spec = spec.with_all_layers(post_norms=True).with_attention(
+        scale=1.0, qkv_bias=bias, o_bias=bias, norms=HeadNormsSpec(norm),
+        value_norm=dataclasses.replace(norm, weights=False),
+    )  # fmt: skip
+    assert spec.attention is not None
+    check_rope(config, local_rope, spec.attention.shape.head_dim)
+    windows = [window if kind == "sliding_attention" else 0 for kind in types]
+    spec = with_kv_sources(spec.with_windows(windows, rope=local_rope), kv_sources(config, types))
+
+    def with_own_ffn(index: int, layer: LayerSpec) -> LayerSpec:
+        assert layer.ffn is not None
+        ffn = dataclasses.replace(layer.ffn, size=widths[index], gate_cutoff=cutoffs[index])
+        return dataclasses.replace(layer, ffn=ffn)
+
+    return dataclasses.replace(
+        spec.with_layers(with_own_ffn),
+        embeddings=gemma_embeddings(config),
+        head=dataclasses.replace(spec.head, cap=cap(config, "final_logit_softcapping")),
         layer_inputs=layer_inputs(config),
         altup=_altup(config),
-        embedding_scale=config.integer("hidden_size") ** 0.5,
-        round_embedding_scale=True,
-        attention_multiplier=1.0,
-        logits_cap=cap(config, "final_logit_softcapping"),
-        names=NAMES,
     )
 
 

@@ -7,26 +7,28 @@ Of a folder with towers (`gemma4`), only the text decoder is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from quire.engines.native.models.gemma2 import cap, every
-from quire.engines.native.models.layers.attention import AttentionShape
+from quire.engines.native.models.gemma import gemma_embeddings
+from quire.engines.native.models.gemma2 import NAMES, cap, every
+from quire.engines.native.models.layers.attention import (
+    AttentionShape,
+    AttentionSpec,
+    HeadNormsSpec,
+)
 from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec, RouterSpec
+from quire.engines.native.models.layers.layer import LayerSpec
 from quire.engines.native.models.layers.layer_inputs import LayerInputsSpec
-from quire.engines.native.models.llama import common
 from quire.engines.native.models.mixtral import per_token
 from quire.engines.native.models.multimodal import text_of
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import check_rope, read_ropes_by_layer
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import UnsupportedModelError
 from quire.weights.hub_config import HubConfig
 
-_NAMES = WeightNames(
-    post_attention_norm="post_attention_layernorm",
-    ffn_norm="pre_feedforward_layernorm",
-    post_ffn_norm="post_feedforward_layernorm",
-)
 _EXPERT_NAMES = ExpertNames(
     router="router.proj",
     experts="experts.{}.",
@@ -75,36 +77,35 @@ def decoder(config: HubConfig) -> DecoderSpec:
     types = layer_types(config, every(6, config.integer("num_hidden_layers")))
     types = [*types[:-1], _FULL]  # whatever the config says
     rope, local_rope = read_ropes_by_layer(config, 1_000_000.0, 10_000.0)
-    fields = common(config, rope=rope, activation="gelu_tanh")
+    spec = plain_decoder(config, rope=rope, activation="gelu_tanh", names=NAMES)
     shapes = _shapes(config, types)
     for kind, shape in zip(types, shapes, strict=True):
         check_rope(config, rope if kind == _FULL else local_rope, shape.head_dim)
-    window = config.integer("sliding_window")
-    bias = config.flag("attention_bias")
-    has_value_keys = config.flag("attention_k_eq_v")
-    shared = config.integer("num_kv_shared_layers", 0, minimum=0)
-    layers = len(types)
-    return DecoderSpec(
-        **fields,
-        windows=tuple(window if kind == _SLIDING else 0 for kind in types),
-        local_rope=local_rope,
-        shapes=shapes,
-        qkv_bias=bias,
-        o_bias=bias,
-        head_norms=True,
-        value_norms=True,
-        value_keys=tuple(n for n in range(layers) if has_value_keys and types[n] == _FULL),
-        kv_sources=_sources(config, types, shapes),
-        ffn_sizes=_ffn_sizes(config, layers, shared),
-        post_norms=True,
-        layer_scales=True,
+    window, bias = config.integer("sliding_window"), config.flag("attention_bias")
+    keys_are_values = config.flag("attention_k_eq_v")
+    norm = spec.final_norm
+    sizes, experts = _ffn_sizes(config, len(types)), _experts(config)
+    own_norms = {"norms": HeadNormsSpec(norm), "value_norm": replace(norm, weights=False)}
+    local = {"window": window, "rope": local_rope}
+
+    def of_kind(index: int, layer: LayerSpec) -> LayerSpec:
+        assert isinstance(layer.mixer, AttentionSpec)
+        assert layer.ffn is not None
+        own = local if types[index] == _SLIDING else {"keys_are_values": keys_are_values}
+        attention = replace(
+            layer.mixer, shape=shapes[index], scale=1.0, qkv_bias=bias, o_bias=bias,
+            **own_norms, **own,
+        )  # fmt: skip
+        ffn = replace(layer.ffn, size=sizes[index])
+        return replace(
+            layer, mixer=attention, ffn=ffn, experts=experts, post_norms=True, is_scaled=True
+        )
+
+    return replace(
+        with_kv_sources(spec.with_layers(of_kind), _sources(config, types, shapes)),
+        embeddings=gemma_embeddings(config),
+        head=replace(spec.head, cap=cap(config, "final_logit_softcapping")),
         layer_inputs=layer_inputs(config),
-        embedding_scale=config.integer("hidden_size") ** 0.5,
-        round_embedding_scale=True,
-        attention_multiplier=1.0,
-        logits_cap=cap(config, "final_logit_softcapping"),
-        experts=_experts(config, layers),
-        names=_NAMES,
     )
 
 
@@ -166,25 +167,36 @@ def _sources(
 
 
 def kv_sources(config: HubConfig, types: list[str]) -> tuple[int, ...]:
-    """The last layers, as many as share keys, attend to those of the last one of their kind before them."""
+    """For each layer, the one whose keys and values it attends to. The last layers, as many as share keys,
+    attend to those of the last one of their kind before them."""
     shared = config.integer("num_kv_shared_layers", 0, minimum=0)
-    if not shared:
-        return ()
     own = len(types) - shared
     last = {types[layer]: layer for layer in range(max(own, 0))}
-    if not set(types) <= set(last):
+    if shared and not set(types) <= set(last):
         raise config.wrong(
             "num_kv_shared_layers", shared, "so few that each kind of layer comes before them"
         )
     return tuple(layer if layer < own else last[types[layer]] for layer in range(len(types)))
 
 
-def _ffn_sizes(config: HubConfig, layers: int, shared: int) -> tuple[int, ...]:
+def with_kv_sources(spec: DecoderSpec, sources: Sequence[int]) -> DecoderSpec:
+    """The decoder with the layers that each layer's keys and values are of."""
+
+    def changed(index: int, layer: LayerSpec) -> LayerSpec:
+        if sources[index] == index:
+            return layer
+        assert isinstance(layer.mixer, AttentionSpec)
+        return replace(layer, mixer=replace(layer.mixer, kv_source=sources[index]))
+
+    return spec.with_layers(changed)
+
+
+def _ffn_sizes(config: HubConfig, layers: int) -> tuple[int, ...]:
     """The FFNs of layers that share keys may be twice as wide."""
-    if not config.flag("use_double_wide_mlp") or not shared:
-        return ()
+    shared = config.integer("num_kv_shared_layers", 0, minimum=0)
+    wide = shared if config.flag("use_double_wide_mlp") else 0
     size = config.integer("intermediate_size")
-    return tuple(size if layer < layers - shared else 2 * size for layer in range(layers))
+    return tuple(size if layer < layers - wide else 2 * size for layer in range(layers))
 
 
 def layer_inputs(config: HubConfig) -> LayerInputsSpec | None:
@@ -195,7 +207,8 @@ def layer_inputs(config: HubConfig) -> LayerInputsSpec | None:
     return LayerInputsSpec(config.integer("vocab_size_per_layer_input"), size)
 
 
-def _experts(config: HubConfig, layers: int) -> ExpertsSpec | None:
+def _experts(config: HubConfig) -> ExpertsSpec | None:
+    """The experts beside the dense FFN of each layer; None if the model has none."""
     if not config.flag("enable_moe_block"):
         return None
     count = config.integer("num_experts")
@@ -203,8 +216,7 @@ def _experts(config: HubConfig, layers: int) -> ExpertsSpec | None:
         count=count,
         per_token=per_token(config, count, key="top_k_experts"),
         ffn_size=config.integer("moe_intermediate_size"),
-        sparse=(True,) * layers,
+        activation="gelu_tanh",
         router=RouterSpec(normalised=True, has_norm=True, scales_experts=True),
-        beside_dense=True,
         names=_EXPERT_NAMES,
     )

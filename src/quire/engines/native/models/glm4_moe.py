@@ -6,11 +6,14 @@ layers are dense, and a shared expert runs for all tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from quire.engines.native.models.layers.attention import HeadNormsSpec
 from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec, RouterSpec
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import NormSpec
 from quire.engines.native.models.mixtral import per_token
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -47,26 +50,20 @@ _SOLAR: dict[str, Any] = {
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `glm4_moe`."""
     config = config.with_defaults(_DEFAULTS)
-    layers = config.integer("num_hidden_layers")
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, partial=0.5), norm_eps=1e-5),
-        windows=(0,) * layers,
-        qkv_bias=config.flag("attention_bias"),
-        head_norms=config.flag("use_qk_norm"),
-        experts=experts(config, first_dense(config)),
-    )
+    rope, sparse = read_rope(config, partial=0.5), first_dense(config)
+    spec = plain_decoder(config, rope=rope, norm=NormSpec(eps=1e-5))
+    norms = HeadNormsSpec(spec.final_norm) if config.flag("use_qk_norm") else None
+    spec = spec.with_attention(qkv_bias=config.flag("attention_bias"), norms=norms)
+    return spec.with_experts(experts(config, sparse), sparse)
 
 
 def solar_open(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `solar_open`, which has experts in every layer."""
     config = config.with_defaults(_SOLAR)
-    layers = config.integer("num_hidden_layers")
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, 1e6, partial=1.0), norm_eps=1e-5),
-        windows=(0,) * layers,
-        qkv_bias=config.flag("attention_bias"),
-        experts=experts(config, (True,) * layers),
-    )
+    rope = read_rope(config, 1e6, partial=1.0)
+    spec = plain_decoder(config, rope=rope, norm=NormSpec(eps=1e-5))
+    spec = spec.with_attention(qkv_bias=config.flag("attention_bias"))
+    return spec.with_experts(experts(config, (True,)))
 
 
 def first_dense(config: HubConfig) -> tuple[bool, ...]:
@@ -76,7 +73,7 @@ def first_dense(config: HubConfig) -> tuple[bool, ...]:
 
 
 def experts(
-    config: HubConfig, sparse: tuple[bool, ...], names: ExpertNames = NAMES
+    config: HubConfig, sparse: Sequence[bool], names: ExpertNames = NAMES
 ) -> ExpertsSpec | None:
     """DeepSeek's sparse FFN, by its keys; None if no layer is sparse."""
     if not any(sparse):
@@ -87,7 +84,6 @@ def experts(
         count=count,
         per_token=chosen,
         ffn_size=size,
-        sparse=sparse,
         router=grouped_router(config, count, chosen),
         shared_size=size * config.integer("n_shared_experts", 0, minimum=0),
         names=names,

@@ -6,10 +6,12 @@ import dataclasses
 from typing import Any
 
 from quire.engines.native.models import glm
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.multimodal import text_of
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope, read_sections, rope_parameters
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 # transformers' defaults. A saved text_config leaves out every key whose value is the default.
@@ -28,19 +30,15 @@ _SECTIONS = [8, 12, 12]
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `glm4v_text`."""
     config = config.with_defaults(_DEFAULTS)
-    return DecoderSpec(
-        **common(config, rope=_rope(config), norm_eps=1e-5),
-        windows=(0,) * config.integer("num_hidden_layers"),
-        qkv_bias=True,
-        interleaved_rope=True,
-        post_norms=True,
-        names=glm.POST_NORM_NAMES,
-    )
+    norm, names = NormSpec(eps=1e-5), glm.POST_NORM_NAMES
+    spec = plain_decoder(config, rope=_rope(config), norm=norm, names=names)
+    spec = spec.with_all_layers(post_norms=True).with_attention(qkv_bias=True)
+    return spec.with_ffn(names=glm.FFN_NAMES)
 
 
 def _rope(config: HubConfig) -> RopeSpec:
     values = HubConfig(rope_parameters(config), f"{config.source}: rope")
-    rope = read_rope(config, partial=1.0)
+    rope = read_rope(config, partial=1.0, interleaved=True)
     width = config.integer("hidden_size") // config.integer("num_attention_heads")
     pairs = rope.size(config.integer("head_dim", width)) // 2
     return dataclasses.replace(rope, sections=read_sections(values, _SECTIONS, pairs))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from quire.engines.native.models.classic import (
-    all_layers,
-    biases,
+    LAYER_NORM,
     multi_head,
-    no_windows,
     plain_activation,
-    without_rope,
+    with_biases,
 )
-from quire.engines.native.models.llama import common
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.layers.attention import AttentionNames
+from quire.engines.native.models.layers.embeddings import EmbeddingsSpec
+from quire.engines.native.models.layers.ffn import FfnNames
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 NAMES = WeightNames(
@@ -21,13 +25,14 @@ NAMES = WeightNames(
     layers="transformer.h.{}.",
     prefix="transformer.",
     attention_norm="ln_1",
+    ffn_norm="ln_2",
+)
+ATTENTION_NAMES = AttentionNames(
     qkv="attn.c_attn",
     o="attn.c_proj",
-    ffn_norm="ln_2",
-    up="mlp.c_fc",
-    down="mlp.c_proj",
     transposed=True,
 )
+FFN_NAMES = FfnNames(up="mlp.c_fc", down="mlp.c_proj", transposed=True)
 _KEYS = {
     "hidden_size": "n_embd",
     "num_hidden_layers": "n_layer",
@@ -50,20 +55,10 @@ def decoder(config: HubConfig) -> DecoderSpec:
     config.require("scale_attn_by_inverse_layer_idx", (False,), False)
     is_scaled = config.flag("scale_attn_weights", True)
     activation = plain_activation(config, "gelu_new", "activation_function")
-    return DecoderSpec(
-        **common(
-            config,
-            rope=without_rope(config),
-            activation=activation,
-            norm_eps=1e-5,
-            eps_key="layer_norm_epsilon",
-        ),
-        **biases(True),
-        windows=no_windows(config),
-        no_rope=all_layers(config),
-        norm_kind="layer",
-        norm_bias=True,
-        attention_multiplier=None if is_scaled else 1.0,
-        gated=False,
-        names=NAMES,
-    )
+    spec = plain_decoder(
+        config, rotates=False, activation=activation, gated=False,
+        norm=LAYER_NORM, eps_key="layer_norm_epsilon", names=NAMES,
+    )  # fmt: skip
+    spec = with_biases(spec).with_attention(names=ATTENTION_NAMES).with_ffn(names=FFN_NAMES)
+    spec = spec if is_scaled else spec.with_attention(scale=1.0)
+    return dataclasses.replace(spec, embeddings=EmbeddingsSpec(first_position=0))

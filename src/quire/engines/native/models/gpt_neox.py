@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.classic import multi_head, no_windows, plain_activation
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.bloom import FFN_NAMES
+from quire.engines.native.models.classic import LAYER_NORM, multi_head, plain_activation
+from quire.engines.native.models.layers.attention import AttentionNames
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 NAMES = WeightNames(
@@ -13,12 +16,10 @@ NAMES = WeightNames(
     final_norm="gpt_neox.final_layer_norm.weight",
     layers="gpt_neox.layers.{}.",
     prefix="gpt_neox.",
-    qkv="attention.query_key_value",
-    qkv_by_group=True,
-    o="attention.dense",
-    up="mlp.dense_h_to_4h",
-    down="mlp.dense_4h_to_h",
     prefix_map=(("embed_out.", "lm_head."),),
+)
+ATTENTION_NAMES = AttentionNames(
+    qkv="attention.query_key_value", qkv_by_group=True, o="attention.dense"
 )
 _KEYS = {"partial_rotary_factor": "rotary_pct", "rope_theta": "rotary_emb_base"}
 
@@ -28,15 +29,11 @@ def decoder(config: HubConfig) -> DecoderSpec:
     config = multi_head(config.with_names(_KEYS))
     bias = config.flag("attention_bias", True)
     rope, activation = read_rope(config, partial=0.25), plain_activation(config, "gelu")
-    return DecoderSpec(
-        **common(config, rope=rope, activation=activation, norm_eps=1e-5, eps_key="layer_norm_eps"),
-        windows=no_windows(config),
-        norm_kind="layer",
-        norm_bias=True,
-        qkv_bias=bias,
-        o_bias=bias,
-        mlp_bias=True,
-        parallel=config.flag("use_parallel_residual", True),
-        gated=False,
-        names=NAMES,
-    )
+    spec = plain_decoder(
+        config, rope=rope, activation=activation, gated=False,
+        norm=LAYER_NORM, eps_key="layer_norm_eps", names=NAMES,
+    )  # fmt: skip
+    spec = spec.with_attention(qkv_bias=bias, o_bias=bias, names=ATTENTION_NAMES)
+    spec = spec.with_ffn(bias=True, names=FFN_NAMES)
+    is_parallel = config.flag("use_parallel_residual", True)
+    return spec.with_all_layers(flow="parallel") if is_parallel else spec

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec, RouterSpec
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import NormSpec
 from quire.engines.native.models.mixtral import per_token
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
@@ -51,23 +52,19 @@ def decoder(config: HubConfig) -> DecoderSpec:
         "full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)
     ]
     window = 0 if config.is_null("sliding_window") else config.integer("sliding_window", 128)
-    return DecoderSpec(
-        **common(config, head_dim=64, activation="clamped_swiglu", norm_eps=1e-5),
-        windows=config.windows(window, alternating),
-        qkv_bias=bias,
-        o_bias=bias,
-        attention_sinks=True,
-        experts=_experts(config, layers),
-    )
+    norm = NormSpec(eps=1e-5)
+    spec = plain_decoder(config, head_dim=64, activation="clamped_swiglu", norm=norm)
+    spec = spec.with_attention(qkv_bias=bias, o_bias=bias, sinks=True)
+    spec = spec.with_windows(config.windows(window, alternating))
+    return spec.with_experts(_experts(config))
 
 
-def _experts(config: HubConfig, layers: int) -> ExpertsSpec:
+def _experts(config: HubConfig) -> ExpertsSpec:
     count = config.integer("num_local_experts", 128)
     return ExpertsSpec(
         count=count,
         per_token=per_token(config, count, 4),
         ffn_size=config.integer("intermediate_size"),
-        sparse=(True,) * layers,
         router=RouterSpec(normalised=True),
         biases=True,
         names=_NAMES,

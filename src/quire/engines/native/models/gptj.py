@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from quire.engines.native.models.classic import no_windows, plain_activation
+from quire.engines.native.models.classic import LAYER_NORM, plain_activation
 from quire.engines.native.models.gpt2 import with_usual_names
-from quire.engines.native.models.llama import common
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec, WeightNames
+from quire.engines.native.models.layers.attention import AttentionNames
+from quire.engines.native.models.layers.ffn import FfnNames
+from quire.engines.native.models.layers.rope import RopeSpec
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 NAMES = WeightNames(
@@ -16,13 +21,14 @@ NAMES = WeightNames(
     layers="transformer.h.{}.",
     prefix="transformer.",
     attention_norm="ln_1",
+)
+ATTENTION_NAMES = AttentionNames(
     q="attn.q_proj",
     k="attn.k_proj",
     v="attn.v_proj",
     o="attn.out_proj",
-    up="mlp.fc_in",
-    down="mlp.fc_out",
 )
+FFN_NAMES = FfnNames(up="mlp.fc_in", down="mlp.fc_out")
 
 
 def decoder(config: HubConfig) -> DecoderSpec:
@@ -34,20 +40,13 @@ def decoder(config: HubConfig) -> DecoderSpec:
         raise config.wrong("rotary_dim", rotary_dim, f"even, and at most {head_dim}")
     positions = config.integer("max_position_embeddings")
     # A little more than the quotient, which rounding may have left a little too small.
-    rope = RopeSpec(positions=positions, partial=math.nextafter(rotary_dim / head_dim, 1.0))
+    partial = math.nextafter(rotary_dim / head_dim, 1.0)
+    rope = RopeSpec(positions=positions, partial=partial, interleaved=True)
     activation = plain_activation(config, "gelu_new", "activation_function")
-    return DecoderSpec(
-        **common(
-            config, rope=rope, activation=activation, norm_eps=1e-5, eps_key="layer_norm_epsilon"
-        ),
-        windows=no_windows(config),
-        norm_kind="layer",
-        norm_bias=True,
-        mlp_bias=True,
-        head_bias=True,
-        parallel=True,
-        shared_norm=True,
-        gated=False,
-        interleaved_rope=True,
-        names=NAMES,
-    )
+    spec = plain_decoder(
+        config, rope=rope, activation=activation, gated=False,
+        norm=LAYER_NORM, eps_key="layer_norm_epsilon", names=NAMES,
+    )  # fmt: skip
+    spec = spec.with_all_layers(flow="parallel_one_norm").with_attention(names=ATTENTION_NAMES)
+    spec = spec.with_ffn(bias=True, names=FFN_NAMES)
+    return replace(spec, head=replace(spec.head, bias=True))

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from dataclasses import replace
 
 from quire.engines.native.models import llama
+from quire.engines.native.models.layers.embeddings import EmbeddingsSpec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `granite`."""
-    return dataclasses.replace(llama.decoder(config), **multipliers(config))
+    return with_multipliers(llama.decoder(config), config)
 
 
-def multipliers(config: HubConfig) -> dict[str, Any]:
-    """The fields of a spec that are Granite's multipliers."""
-    return {
-        "embedding_scale": config.number("embedding_multiplier", 1.0),
-        "attention_multiplier": config.number("attention_multiplier", 1.0),
-        "residual_scale": config.number("residual_multiplier", 1.0),
-        "logits_scale": 1 / config.number("logits_scaling", 1.0),
-    }
+def with_multipliers(spec: DecoderSpec, config: HubConfig) -> DecoderSpec:
+    """The decoder with Granite's multipliers."""
+    return replace(
+        spec.with_attention(scale=config.number("attention_multiplier", 1.0)),
+        embeddings=EmbeddingsSpec(scale=config.number("embedding_multiplier", 1.0)),
+        residual_scale=config.number("residual_multiplier", 1.0),
+        head=replace(spec.head, scale=1 / config.number("logits_scaling", 1.0)),
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from quire.engines.native.models.bamba import mamba2
-from quire.engines.native.models.granite import multipliers
+from quire.engines.native.models.granite import with_multipliers
 from quire.engines.native.models.granite_moe import experts
-from quire.engines.native.models.llama import common
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.layers.ffn import FfnNames
+from quire.engines.native.models.plain import plain_decoder
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-_NAMES = WeightNames(gate_up="shared_mlp.input_linear", down="shared_mlp.output_linear")
+_FFN_NAMES = FfnNames(gate_up="shared_mlp.input_linear", down="shared_mlp.output_linear")
 _MAMBA = ("mamba", "linear_attention")
 _ATTENTION = ("attention", "full_attention")
 
@@ -22,16 +23,12 @@ def decoder(config: HubConfig) -> DecoderSpec:
     mamba = mamba2(config, norm_eps=1e-6)
     dense = config if is_sparse else config.with_changes({"intermediate_size": shared})
     rotates = config.get("position_embedding_type") == "rope"
-    return DecoderSpec(
-        **common(dense) | multipliers(config),
-        windows=(0,) * layers,
-        qkv_bias=bias,
-        o_bias=bias,
-        experts=experts(config, shared) if is_sparse else None,
-        no_rope=() if rotates else tuple(range(layers)),
-        mixers=tuple(mamba if kind in _MAMBA else None for kind in layer_types(config, layers)),
-        names=_NAMES,
-    )
+    spec = plain_decoder(dense, rotates=rotates)
+    spec = with_multipliers(spec.with_attention(qkv_bias=bias, o_bias=bias), config)
+    types = layer_types(config, layers)
+    spec = spec.with_mixers([mamba if kind in _MAMBA else None for kind in types])
+    spec = spec.with_ffn(names=_FFN_NAMES)
+    return spec.with_experts(experts(config, shared) if is_sparse else None)
 
 
 def layer_types(config: HubConfig, layers: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from quire.engines.native.models import granite
@@ -46,7 +45,7 @@ def shared(config: HubConfig) -> DecoderSpec:
 def _with_experts(config: HubConfig, shared_size: int) -> DecoderSpec:
     config = config.with_defaults(_DEFAULTS)
     config.require("mlp_bias", (False,), False)
-    return dataclasses.replace(granite.decoder(config), experts=experts(config, shared_size))
+    return granite.decoder(config).with_experts(experts(config, shared_size))
 
 
 def experts(config: HubConfig, shared_size: int) -> ExpertsSpec:
@@ -56,7 +55,6 @@ def experts(config: HubConfig, shared_size: int) -> ExpertsSpec:
         count=count,
         per_token=per_token(config, count, 2),
         ffn_size=config.integer("intermediate_size"),
-        sparse=(True,) * config.integer("num_hidden_layers"),
         # The softmax of the chosen logits.
         router=RouterSpec(normalised=True),
         shared_size=shared_size,

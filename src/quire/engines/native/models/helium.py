@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -25,10 +26,7 @@ _DEFAULTS: dict[str, Any] = {
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `helium`."""
     config = config.with_defaults(_DEFAULTS)
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, 100_000.0), norm_eps=1e-8),
-        windows=(0,) * config.integer("num_hidden_layers"),
-        qkv_bias=config.flag("attention_bias"),
-        mlp_bias=config.flag("mlp_bias"),
-        interleaved_rope=True,
-    )
+    rope = read_rope(config, 100_000.0, interleaved=True)
+    spec = plain_decoder(config, rope=rope, norm=NormSpec(eps=1e-8))
+    spec = spec.with_attention(qkv_bias=config.flag("attention_bias"))
+    return spec.with_ffn(bias=config.flag("mlp_bias"))

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 
-from quire.engines.native.models.classic import no_windows
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.attention import AttentionNames, HeadNormsSpec
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.layers.rope import RopeSpec
+from quire.engines.native.models.plain import plain_decoder, read_shape
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-NAMES = WeightNames(q_norm="self_attn.query_layernorm", k_norm="self_attn.key_layernorm")
+NAMES = AttentionNames(q_norm="self_attn.query_layernorm", k_norm="self_attn.key_layernorm")
 
 
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `hunyuan_v1_dense`."""
     bias = config.flag("attention_bias")
-    fields = common(config, rope=read_rope(config), norm_eps=1e-5)
-    rope = _with_alpha(config, fields["rope"], fields["head_dim"])
-    if rope is not fields["rope"]:
-        fields |= {"rope": rope, "max_positions": config.integer("max_position_embeddings", 2048)}
-    return DecoderSpec(
-        **fields,
-        windows=no_windows(config),
-        qkv_bias=bias,
-        o_bias=bias,
-        head_norms=True,
-        norms_after_rope=True,
-        names=NAMES,
-    )
+    rope = _with_alpha(config, read_rope(config), read_shape(config).head_dim)
+    spec = plain_decoder(config, rope=rope, norm=NormSpec(eps=1e-5))
+    norms = HeadNormsSpec(spec.final_norm, after_rope=True)
+    return spec.with_attention(qkv_bias=bias, o_bias=bias, norms=norms, names=NAMES)
 
 
 def _with_alpha(config: HubConfig, rope: RopeSpec, head_dim: int) -> RopeSpec:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from quire.engines.native.models.hunyuan import NAMES
+from quire.engines.native.models.layers.attention import HeadNormsSpec
 from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec, RouterSpec
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.mixtral import per_token
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-NAMES = WeightNames(q_norm="self_attn.query_layernorm", k_norm="self_attn.key_layernorm")
 _EXPERT_NAMES = ExpertNames(
     router="mlp.gate.wg", fused_router="mlp.gate.wg", shared="mlp.shared_mlp."
 )
@@ -33,20 +36,14 @@ def decoder(config: HubConfig) -> DecoderSpec:
     config = _without_lists(config.with_defaults(_DEFAULTS))
     config.require("use_cla", (False,), False)
     config.require("use_qk_norm", (True,), True)
-    layers, bias = config.integer("num_hidden_layers"), config.flag("attention_bias")
-    return DecoderSpec(
-        **common(config, rope=read_alpha_rope(config), norm_eps=1e-5),
-        windows=(0,) * layers,
-        qkv_bias=bias,
-        o_bias=bias,
-        head_norms=True,
-        norms_after_rope=True,
-        names=NAMES,
-        experts=_experts(config, layers),
-    )
+    bias = config.flag("attention_bias")
+    spec = plain_decoder(config, rope=read_alpha_rope(config), norm=NormSpec(eps=1e-5))
+    norms = HeadNormsSpec(spec.final_norm, after_rope=True)
+    spec = spec.with_attention(qkv_bias=bias, o_bias=bias, norms=norms, names=NAMES)
+    return spec.with_experts(_experts(config))
 
 
-def _experts(config: HubConfig, layers: int) -> ExpertsSpec:
+def _experts(config: HubConfig) -> ExpertsSpec:
     size, count = config.integer("intermediate_size"), config.integer("num_experts")
     # transformers gives all experts, and one that is shared, the size of a dense FFN.
     config.require("moe_intermediate_size", (size,), size)
@@ -55,7 +52,6 @@ def _experts(config: HubConfig, layers: int) -> ExpertsSpec:
         count=count,
         per_token=per_token(config, count, key="moe_topk"),
         ffn_size=size,
-        sparse=(True,) * layers,
         router=RouterSpec(normalised=True),
         shared_size=size,
         names=_EXPERT_NAMES,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 from quire.engines.native.models import llama
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.layers.embeddings import EmbeddingsSpec
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import read_shape
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 NAMES = WeightNames(post_attention_norm="post_norm1", post_ffn_norm="post_norm2")
@@ -25,13 +28,12 @@ _DEFAULTS: dict[str, Any] = {
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `hyperclovax`."""
     config = config.with_defaults(_DEFAULTS)
-    spec = llama.decoder(config)
-    return dataclasses.replace(
-        spec,
-        embedding_scale=config.number("embedding_multiplier", 1.0),
-        attention_multiplier=config.number("attention_multiplier", spec.attention_scale),
+    spec = llama.decoder(config).with_all_layers(post_norms=config.flag("use_post_norm", True))
+    usual = read_shape(config).head_dim ** -0.5
+    return replace(
+        spec.with_attention(scale=config.number("attention_multiplier", usual)),
+        embeddings=EmbeddingsSpec(scale=config.number("embedding_multiplier", 1.0)),
         residual_scale=config.number("residual_multiplier", 1.0),
-        logits_scale=config.number("logits_scaling", 1.0),
-        post_norms=config.flag("use_post_norm", True),
+        head=replace(spec.head, scale=config.number("logits_scaling", 1.0)),
         names=NAMES,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
@@ -23,10 +23,5 @@ def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `internlm3`."""
     config = config.with_defaults(_DEFAULTS)
     bias = config.flag("bias")
-    return DecoderSpec(
-        **common(config),
-        windows=(0,) * config.integer("num_hidden_layers"),
-        qkv_bias=config.flag("qkv_bias"),
-        o_bias=bias,
-        mlp_bias=bias,
-    )
+    spec = plain_decoder(config).with_ffn(bias=bias)
+    return spec.with_attention(qkv_bias=config.flag("qkv_bias"), o_bias=bias)

@@ -6,10 +6,13 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from quire.engines.native.models.layers.embeddings import EmbeddingsSpec
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import RMS_NORM, NormSpec
+from quire.engines.native.models.layers.rope import RopeSpec
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 _YOUTU: dict[str, Any] = {
@@ -58,42 +61,39 @@ def minicpm3(config: HubConfig) -> DecoderSpec:
     value_dim = hidden // config.integer("num_attention_heads")
     depth = math.sqrt(layers) if config.is_null("scale_depth") else config.number("scale_depth", 0)
     base = hidden if config.is_null("dim_model_base") else config.integer("dim_model_base")
-    spec = latent(config.with_defaults({"v_head_dim": value_dim}), norm_eps=1e-5)
+    spec = latent(config.with_defaults({"v_head_dim": value_dim}), norm=NormSpec(eps=1e-5))
     return replace(
         spec,
-        embedding_scale=config.number("scale_emb", 1.0),
+        embeddings=EmbeddingsSpec(scale=config.number("scale_emb", 1.0)),
         residual_scale=depth / math.sqrt(layers),
-        logits_scale=base / hidden,
+        head=replace(spec.head, scale=base / hidden),
     )
 
 
-def latent(config: HubConfig, *, interleaved: bool = False, norm_eps: float = 1e-6) -> DecoderSpec:
+def latent(
+    config: HubConfig, *, interleaved: bool = False, norm: NormSpec = RMS_NORM
+) -> DecoderSpec:
     """The spec of a config with latent attention, DeepSeek's keys and a dense FFN."""
-    heads, layers = config.integer("num_attention_heads"), config.integer("num_hidden_layers")
-    bias = config.flag("attention_bias")
+    heads, bias = config.integer("num_attention_heads"), config.flag("attention_bias")
+    rope = read_rope(config, interleaved=interleaved)
+    nope_dim = config.integer("qk_nope_head_dim")
     rope_dim = config.integer("qk_rope_head_dim", minimum=2)
     mixer = LatentAttentionSpec(
         heads=heads,
         q_rank=0 if config.is_null("q_lora_rank") else config.integer("q_lora_rank"),
         kv_rank=config.integer("kv_lora_rank"),
-        nope_dim=config.integer("qk_nope_head_dim"),
+        nope_dim=nope_dim,
         rope_dim=rope_dim,
         value_dim=config.integer("v_head_dim"),
+        rope=rope,
+        scale=(nope_dim + rope_dim) ** -0.5 * _yarn_scale(rope),
         is_split=config.flag("kv_b_is_split"),
         bias=bias,
     )
     # Their own head size is that of the rotated part; and each head has a key of its own, on paper.
     plain = config.with_changes({"head_dim": rope_dim, "num_key_value_heads": heads})
-    rope = read_rope(config)
-    return DecoderSpec(
-        **common(plain, rope=rope, norm_eps=norm_eps),
-        windows=(0,) * layers,
-        mlp_bias=config.flag("mlp_bias"),
-        interleaved_rope=interleaved,
-        attention_multiplier=mixer.q_dim**-0.5 * _yarn_scale(rope),
-        mixers=(mixer,) * layers,
-        shapes=(mixer.shape,) * layers,
-    )
+    spec = plain_decoder(plain, rope=rope, norm=norm)
+    return spec.with_mixers([mixer] * spec.num_layers).with_ffn(bias=config.flag("mlp_bias"))
 
 
 def _yarn_scale(rope: RopeSpec) -> float:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from quire.engines.native.models.layers.attention import AttentionNames, HeadNormsSpec
 from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec, RouterSpec
+from quire.engines.native.models.layers.ffn import FfnNames
 from quire.engines.native.models.layers.short_conv import ShortConvSpec
-from quire.engines.native.models.llama import common
 from quire.engines.native.models.mixtral import per_token
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 _NAMES = WeightNames(
-    final_norm="model.embedding_norm.weight",
-    attention_norm="operator_norm",
-    o="self_attn.out_proj",
-    q_norm="self_attn.q_layernorm",
-    k_norm="self_attn.k_layernorm",
-    ffn_norm="ffn_norm",
-    gate="feed_forward.w1",
-    up="feed_forward.w3",
-    down="feed_forward.w2",
+    final_norm="model.embedding_norm.weight", attention_norm="operator_norm", ffn_norm="ffn_norm"
 )
+_ATTENTION_NAMES = AttentionNames(
+    o="self_attn.out_proj", q_norm="self_attn.q_layernorm", k_norm="self_attn.k_layernorm"
+)
+_FFN_NAMES = FfnNames(gate="feed_forward.w1", up="feed_forward.w3", down="feed_forward.w2")
 _EXPERT_NAMES = ExpertNames(
     router="feed_forward.gate",
     correction="feed_forward.expert_bias",
@@ -58,7 +55,6 @@ def with_experts(config: HubConfig) -> DecoderSpec:
         count=count,
         per_token=per_token(config, count, 4),
         ffn_size=config.integer("moe_intermediate_size", 1792),
-        sparse=tuple(layer >= dense for layer in range(layers)),
         router=RouterSpec(
             scores="sigmoid",
             normalised=config.flag("norm_topk_prob", True),
@@ -68,7 +64,7 @@ def with_experts(config: HubConfig) -> DecoderSpec:
         ),
         names=_EXPERT_NAMES,
     )
-    return replace(_lfm2(config), experts=experts if any(experts.sparse) else None)
+    return _lfm2(config).with_experts(experts, [layer >= dense for layer in range(layers)])
 
 
 def _lfm2(config: HubConfig) -> DecoderSpec:
@@ -82,13 +78,12 @@ def _lfm2(config: HubConfig) -> DecoderSpec:
         width=config.integer("conv_L_cache", 3),
         bias=config.flag("conv_bias"),
     )
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, 1_000_000.0), activation="silu"),
-        windows=(0,) * layers,
-        head_norms=True,
-        mixers=tuple(conv if kind == _CONV else None for kind in _layer_types(config, layers)),
-        names=_NAMES,
-    )
+    rope = read_rope(config, 1_000_000.0)
+    spec = plain_decoder(config, rope=rope, activation="silu", names=_NAMES)
+    norms = HeadNormsSpec(spec.final_norm)
+    spec = spec.with_attention(norms=norms, names=_ATTENTION_NAMES).with_ffn(names=_FFN_NAMES)
+    types = _layer_types(config, layers)
+    return spec.with_mixers([conv if kind == _CONV else None for kind in types])
 
 
 def _layer_types(config: HubConfig, layers: int) -> list[str]:

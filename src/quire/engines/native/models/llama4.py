@@ -5,17 +5,23 @@ Experts get inputs that are weighted by the sigmoids of the router's logits.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from quire.engines.native.models.layers.attention import HeadNormsSpec
 from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec, RouterSpec
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.ffn import FfnNames
+from quire.engines.native.models.layers.layer import LayerSpec
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.layers.rope import QueryScale
 from quire.engines.native.models.mixtral import per_token
 from quire.engines.native.models.multimodal import text_of
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, QueryScale, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-_NAMES = WeightNames(
+_FFN_NAMES = FfnNames(
     gate="feed_forward.gate_proj", up="feed_forward.up_proj", down="feed_forward.down_proj"
 )
 _EXPERT_NAMES = ExpertNames(
@@ -51,19 +57,21 @@ def decoder(config: HubConfig) -> DecoderSpec:
     rotates = _rotates(config, layers)
     size = config.integer("intermediate_size")
     dense = config.with_changes({"intermediate_size": config.get("intermediate_size_mlp")})
-    return DecoderSpec(
-        **common(dense, rope=read_rope(config, 500_000.0), norm_eps=1e-5),
-        windows=_chunks(config, rotates),
-        chunked_windows=True,
-        qkv_bias=bias,
-        o_bias=bias,
-        unit_norms=config.flag("use_qk_norm", True),
-        no_rope=tuple(layer for layer, rotated in enumerate(rotates) if not rotated),
-        interleaved_rope=True,
-        query_scale=_query_scale(config),
-        names=_NAMES,
-        experts=_experts(config, layers, size),
-    )
+    rope = read_rope(config, 500_000.0, interleaved=True)
+    spec = plain_decoder(dense, rope=rope, norm=NormSpec(eps=1e-5)).with_ffn(names=_FFN_NAMES)
+    spec = spec.with_attention(qkv_bias=bias, o_bias=bias)
+    spec = spec.with_windows(_chunks(config, rotates), is_chunked=True)
+    unit, scale = replace(spec.final_norm, weights=False), _query_scale(config)
+    norms = HeadNormsSpec(unit) if config.flag("use_qk_norm", True) else None
+
+    def of_kind(index: int, layer: LayerSpec) -> LayerSpec:
+        assert layer.attention is not None
+        own = {"norms": norms} if rotates[index] else {"rope": None, "query_scale": scale}
+        return replace(layer, mixer=replace(layer.attention, **own))
+
+    sparse = _sparse_layers(config, layers)
+    experts = _experts(config, size) if any(sparse) else None
+    return spec.with_layers(of_kind).with_experts(experts, sparse)
 
 
 def multimodal(config: HubConfig) -> DecoderSpec:
@@ -92,31 +100,31 @@ def _chunks(config: HubConfig, rotates: list[int]) -> tuple[int, ...]:
 
 
 def _query_scale(config: HubConfig) -> QueryScale | None:
+    """The scale of queries in layers without a rotary embedding."""
     if not config.flag("attn_temperature_tuning", True):
         return None
     return QueryScale(
         beta=config.number("attn_scale", 0.1),
         length=config.integer("floor_scale", 8192),
         first=1,
-        no_rope_only=True,
     )
 
 
-def _experts(config: HubConfig, layers: int, size: int) -> ExpertsSpec | None:
-    """The sparse FFN; None if no layer is sparse."""
+def _sparse_layers(config: HubConfig, layers: int) -> list[bool]:
+    """For each layer, whether it is sparse."""
     step = config.integer("interleave_moe_layer_step", 1)
     listed = config.get("moe_layers", list(range(step - 1, layers, step)))
     if not isinstance(listed, list) or not all(type(layer) is int for layer in listed):
         raise config.wrong("moe_layers", listed, "a list of layer indices")
-    sparse = tuple(layer in listed for layer in range(layers))
-    if not any(sparse):
-        return None
+    return [layer in listed for layer in range(layers)]
+
+
+def _experts(config: HubConfig, size: int) -> ExpertsSpec:
     count = config.integer("num_local_experts")
     return ExpertsSpec(
         count=count,
         per_token=per_token(config, count, 1),
         ffn_size=size,
-        sparse=sparse,
         router=RouterSpec(scores="sigmoid_of_chosen", weights_inputs=True),
         shared_size=size,
         names=_EXPERT_NAMES,

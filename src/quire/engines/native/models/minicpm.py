@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 from quire.engines.native.models import llama
+from quire.engines.native.models.layers.embeddings import EmbeddingsSpec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
@@ -25,13 +26,14 @@ def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `minicpm`."""
     config = config.with_defaults(_DEFAULTS)
     config.require("num_experts", (0,), 0)
-    spec = dataclasses.replace(llama.decoder(config), mlp_bias=False)
-    return dataclasses.replace(
+    spec = llama.decoder(config).with_ffn(bias=False)
+    base = config.number("dim_model_base", 1.0)
+    return replace(
         spec,
         max_positions=_max_positions(config, spec.max_positions),
-        embedding_scale=config.number("scale_emb", 1.0),
+        embeddings=EmbeddingsSpec(scale=config.number("scale_emb", 1.0)),
         residual_scale=config.number("scale_depth", 1.0) / spec.num_layers**0.5,
-        logits_scale=config.number("dim_model_base", 1.0) / spec.hidden_size,
+        head=replace(spec.head, scale=base / spec.hidden_size),
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from quire.engines.native.models.layers.attention import HeadNormsSpec
 from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec, RouterSpec
-from quire.engines.native.models.llama import common
 from quire.engines.native.models.mixtral import per_token
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -47,19 +48,16 @@ def decoder(config: HubConfig) -> DecoderSpec:
     config.require("use_qk_norm", (True,), True)
     config.require("use_routing_bias", (True,), True)
     count = config.integer("num_local_experts")
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, 5e6, partial=_share(config))),
-        windows=(0,) * layers,
-        width_norms=True,
-        experts=ExpertsSpec(
-            count=count,
-            per_token=per_token(config, count),
-            ffn_size=config.integer("intermediate_size"),
-            sparse=(True,) * layers,
-            router=RouterSpec(scores="sigmoid", normalised=True, is_corrected=True),
-            names=_NAMES,
-        ),
+    experts = ExpertsSpec(
+        count=count,
+        per_token=per_token(config, count),
+        ffn_size=config.integer("intermediate_size"),
+        router=RouterSpec(scores="sigmoid", normalised=True, is_corrected=True),
+        names=_NAMES,
     )
+    spec = plain_decoder(config, rope=read_rope(config, 5e6, partial=_share(config)))
+    spec = spec.with_attention(norms=HeadNormsSpec(spec.final_norm, span="width"))
+    return spec.with_experts(experts)
 
 
 def _share(config: HubConfig) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.models.llama import common
-from quire.engines.native.models.rope import read_rope, rope_parameters
-from quire.engines.native.models.spec import DecoderSpec, QueryScale
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.layers.rope import QueryScale
+from quire.engines.native.models.plain import plain_decoder
+from quire.engines.native.models.rope import rope_parameters
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 # transformers' defaults. A saved text_config leaves out every key whose value is the default.
@@ -37,11 +39,8 @@ def decoder(config: HubConfig) -> DecoderSpec:
     if "rope_scaling" not in config and "rope_parameters" not in config:
         config = config.with_changes({"rope_parameters": _ROPE})
     window = config.integer("sliding_window", 0, minimum=0)
-    return DecoderSpec(
-        **common(config, rope=read_rope(config), norm_eps=1e-5),
-        windows=(window,) * config.integer("num_hidden_layers"),
-        query_scale=_query_scale(config),
-    )
+    spec = plain_decoder(config, norm=NormSpec(eps=1e-5))
+    return spec.with_attention(window=window, query_scale=_query_scale(config))
 
 
 def _query_scale(config: HubConfig) -> QueryScale | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from quire.engines.native.models import ministral3
-from quire.engines.native.models.llama import common
 from quire.engines.native.models.multimodal import text_of
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
@@ -28,9 +28,7 @@ DEFAULTS: dict[str, Any] = {
 
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `mistral`."""
-    return DecoderSpec(
-        **common(config), windows=(_window(config),) * config.integer("num_hidden_layers")
-    )
+    return plain_decoder(config).with_attention(window=_window(config))
 
 
 def _window(config: HubConfig) -> int:
@@ -41,9 +39,8 @@ def _window(config: HubConfig) -> int:
 def ministral(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `ministral`."""
     window, layers = _window(config), config.integer("num_hidden_layers")
-    return DecoderSpec(
-        **common(config), windows=config.windows(window, ["sliding_attention"] * layers)
-    )
+    windows = config.windows(window, ["sliding_attention"] * layers)
+    return plain_decoder(config).with_windows(windows)
 
 
 def multimodal(config: HubConfig) -> DecoderSpec:

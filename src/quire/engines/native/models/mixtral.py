@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec, RouterSpec
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -19,22 +20,17 @@ _NAMES = ExpertNames(
 
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `mixtral`."""
-    layers = config.integer("num_hidden_layers")
     window = config.integer("sliding_window", 0, minimum=0)
-    return DecoderSpec(
-        **common(config, rope=read_rope(config, 1e6), norm_eps=1e-5),
-        windows=(window,) * layers,
-        experts=_experts(config, layers),
-    )
+    spec = plain_decoder(config, rope=read_rope(config, 1e6), norm=NormSpec(eps=1e-5))
+    return spec.with_attention(window=window).with_experts(_experts(config))
 
 
-def _experts(config: HubConfig, layers: int) -> ExpertsSpec:
+def _experts(config: HubConfig) -> ExpertsSpec:
     count = config.integer("num_local_experts", 8)
     return ExpertsSpec(
         count=count,
         per_token=per_token(config, count, 2),
         ffn_size=config.integer("intermediate_size"),
-        sparse=(True,) * layers,
         router=RouterSpec(normalised=True),
         names=_NAMES,
     )

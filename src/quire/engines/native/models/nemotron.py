@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.classic import no_windows, plain_activation
-from quire.engines.native.models.llama import common
+from dataclasses import replace
+
+from quire.engines.native.models.classic import LAYER_NORM, plain_activation
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -13,14 +15,9 @@ def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `nemotron`."""
     bias = config.flag("attention_bias")
     rope, activation = read_rope(config, partial=0.5), plain_activation(config, "relu2")
-    return DecoderSpec(
-        **common(config, rope=rope, activation=activation, norm_eps=1e-5, eps_key="norm_eps"),
-        windows=no_windows(config),
-        norm_kind="layer",
-        norm_bias=True,
-        norm_offset=1.0,
-        qkv_bias=bias,
-        o_bias=bias,
-        mlp_bias=config.flag("mlp_bias"),
-        gated=False,
-    )
+    spec = plain_decoder(
+        config, rope=rope, activation=activation, gated=False,
+        norm=replace(LAYER_NORM, offset=1.0), eps_key="norm_eps",
+    )  # fmt: skip
+    spec = spec.with_attention(qkv_bias=bias, o_bias=bias)
+    return spec.with_ffn(bias=config.flag("mlp_bias"))

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from quire.engines.native.models.bamba import step_limits
+from quire.engines.native.models.layers.attention import AttentionNames
+from quire.engines.native.models.layers.ffn import FfnNames
+from quire.engines.native.models.layers.layer import LayerSpec
 from quire.engines.native.models.layers.mamba2 import Mamba2Spec
-from quire.engines.native.models.llama import common
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec, WeightNames
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 _NAMES = WeightNames(
     embeddings="model.embeddings.weight",
     final_norm="model.norm_f.weight",
     attention_norm="norm",
+    ffn_norm="norm",
+    prefix_map=(("backbone.", "model."),),
+)
+_ATTENTION_NAMES = AttentionNames(
     q="mixer.q_proj",
     k="mixer.k_proj",
     v="mixer.v_proj",
     o="mixer.o_proj",
-    ffn_norm="norm",
-    up="mixer.up_proj",
-    down="mixer.down_proj",
-    prefix_map=(("backbone.", "model."),),
 )
+_FFN_NAMES = FfnNames(up="mixer.up_proj", down="mixer.down_proj")
 _KINDS = {
     "M": "mamba", "*": "attention", "-": "mlp", "E": "moe",
     "linear_attention": "mamba", "full_attention": "attention",
@@ -51,27 +59,21 @@ def decoder(config: HubConfig) -> DecoderSpec:
     config.require("mamba_hidden_act", ("silu",), "silu")
     kinds, bias = _layer_kinds(config), config.flag("attention_bias")
     config = config.with_changes({"num_hidden_layers": len(kinds)})
-    fields = common(
-        config,
-        rope=RopeSpec(positions=config.integer("max_position_embeddings")),
-        activation="relu2",
-        norm_eps=_NORM_EPS,
-        eps_key=_EPS,
-    )
+    spec = plain_decoder(
+        config, rotates=False, activation="relu2", gated=False,
+        norm=NormSpec(eps=_NORM_EPS), eps_key=_EPS, names=_NAMES,
+    )  # fmt: skip
+    spec = spec.with_attention(qkv_bias=bias, o_bias=bias, names=_ATTENTION_NAMES)
+    spec = spec.with_ffn(bias=config.flag("mlp_bias"), names=_FFN_NAMES)
     mamba = _mamba2(config) if "mamba" in kinds else None
-    return DecoderSpec(
-        **fields,
-        windows=(0,) * len(kinds),
-        qkv_bias=bias,
-        o_bias=bias,
-        mlp_bias=config.flag("mlp_bias"),
-        gated=False,
-        no_rope=tuple(range(len(kinds))),
-        mixers=tuple(mamba if kind == "mamba" else None for kind in kinds),
-        ffn_alone=tuple(layer for layer, kind in enumerate(kinds) if kind == "mlp"),
-        no_ffn=tuple(layer for layer, kind in enumerate(kinds) if kind != "mlp"),
-        names=_NAMES,
-    )
+
+    def of_kind(index: int, layer: LayerSpec) -> LayerSpec:
+        if kinds[index] == "mlp":
+            return replace(layer, mixer=None)
+        mixer = mamba if kinds[index] == "mamba" else layer.mixer
+        return replace(layer, mixer=mixer, ffn=None)
+
+    return spec.with_layers(of_kind)
 
 
 def _layer_kinds(config: HubConfig) -> list[str]:

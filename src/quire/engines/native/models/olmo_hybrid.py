@@ -7,6 +7,7 @@ from typing import Any
 
 from quire.engines.native.models import olmo
 from quire.engines.native.models.layers.delta_net import DeltaNetNames
+from quire.engines.native.models.layers.layer import LayerSpec
 from quire.engines.native.models.qwen3_next import delta_net, layer_types
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -53,14 +54,14 @@ def decoder(config: HubConfig) -> DecoderSpec:
     )  # fmt: skip
     if config.flag("linear_allow_neg_eigval", True):
         net = dataclasses.replace(net, rate_scale=2.0)
-    layers = range(len(types))
-    return dataclasses.replace(
-        olmo.olmo2(config),
-        no_rope=() if _rotates(config) else tuple(layers),
-        norms_before_mixers=True,
-        mixers=tuple(net if kind == "linear_attention" else None for kind in types),
-        names=_NAMES,
-    )
+
+    def of_kind(index: int, layer: LayerSpec) -> LayerSpec:
+        if types[index] != "linear_attention":
+            return layer
+        return dataclasses.replace(layer, mixer=net, pre_norms=True, post_norms=False)
+
+    spec = dataclasses.replace(olmo.olmo2(config), names=_NAMES)
+    return (spec if _rotates(config) else spec.without_rope()).with_layers(of_kind)
 
 
 def _rotates(config: HubConfig) -> bool:

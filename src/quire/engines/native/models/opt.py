@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.classic import (
-    all_layers,
-    biases,
-    multi_head,
-    no_windows,
-    plain_activation,
-    without_rope,
-)
-from quire.engines.native.models.llama import common
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+import dataclasses
+
+from quire.engines.native.models.classic import multi_head, plain_activation, with_biases
+from quire.engines.native.models.layers.attention import AttentionNames
+from quire.engines.native.models.layers.embeddings import EmbeddingsSpec
+from quire.engines.native.models.layers.ffn import FfnNames
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 NAMES = WeightNames(
@@ -20,11 +20,10 @@ NAMES = WeightNames(
     final_norm="model.decoder.final_layer_norm.weight",
     layers="model.decoder.layers.{}.",
     attention_norm="self_attn_layer_norm",
-    o="self_attn.out_proj",
     ffn_norm="final_layer_norm",
-    up="fc1",
-    down="fc2",
 )
+ATTENTION_NAMES = AttentionNames(o="self_attn.out_proj")
+FFN_NAMES = FfnNames(up="fc1", down="fc2")
 
 
 def decoder(config: HubConfig) -> DecoderSpec:
@@ -38,15 +37,10 @@ def decoder(config: HubConfig) -> DecoderSpec:
     config.require("word_embed_proj_dim", (hidden,), hidden)
     has_weights = config.flag("layer_norm_elementwise_affine", True)
     activation = plain_activation(config, "relu", "activation_function")
-    return DecoderSpec(
-        **common(config, rope=without_rope(config), activation=activation),
-        **biases(config.flag("enable_bias", True)),
-        windows=no_windows(config),
-        no_rope=all_layers(config),
-        position_offset=2,
-        norm_kind="layer",
-        norm_weights=has_weights,
-        norm_bias=has_weights,
-        gated=False,
-        names=NAMES,
+    norm = NormSpec("layer", weights=has_weights, bias=has_weights)
+    spec = plain_decoder(
+        config, rotates=False, activation=activation, gated=False, norm=norm, names=NAMES
     )
+    spec = with_biases(spec, config.flag("enable_bias", True))
+    spec = spec.with_attention(names=ATTENTION_NAMES).with_ffn(names=FFN_NAMES)
+    return dataclasses.replace(spec, embeddings=EmbeddingsSpec(first_position=2))

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.classic import biases, no_windows, plain_activation
-from quire.engines.native.models.llama import common
+from dataclasses import replace
+
+from quire.engines.native.models.classic import LAYER_NORM, plain_activation, with_biases
+from quire.engines.native.models.layers.attention import AttentionNames, HeadNormsSpec
+from quire.engines.native.models.layers.ffn import FfnNames
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-NAMES = WeightNames(
-    final_norm="model.final_layernorm.weight",
+NAMES = WeightNames(final_norm="model.final_layernorm.weight")
+ATTENTION_NAMES = AttentionNames(
     o="self_attn.dense",
     q_norm="self_attn.q_layernorm",
     k_norm="self_attn.k_layernorm",
-    up="mlp.fc1",
-    down="mlp.fc2",
 )
+FFN_NAMES = FfnNames(up="mlp.fc1", down="mlp.fc2")
 
 
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `phi`."""
-    norms = config.flag("qk_layernorm")
     rope, activation = read_rope(config, partial=0.5), plain_activation(config, "gelu_new")
-    return DecoderSpec(
-        **common(config, rope=rope, activation=activation, norm_eps=1e-5, eps_key="layer_norm_eps"),
-        **biases(True),
-        windows=no_windows(config),
-        norm_kind="layer",
-        norm_bias=True,
-        head_bias=True,
-        head_norms=norms,
-        head_norm_bias=norms,
-        parallel=True,
-        shared_norm=True,
-        gated=False,
-        names=NAMES,
-    )
+    spec = plain_decoder(
+        config, rope=rope, activation=activation, gated=False,
+        norm=LAYER_NORM, eps_key="layer_norm_eps", names=NAMES,
+    )  # fmt: skip
+    norms = HeadNormsSpec(spec.final_norm) if config.flag("qk_layernorm") else None
+    spec = with_biases(spec).with_attention(norms=norms, names=ATTENTION_NAMES)
+    spec = spec.with_all_layers(flow="parallel_one_norm").with_ffn(names=FFN_NAMES)
+    return replace(spec, head=replace(spec.head, bias=True))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.attention import AttentionNames
+from quire.engines.native.models.layers.ffn import FfnNames
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-NAMES = WeightNames(qkv="self_attn.qkv_proj", gate_up="mlp.gate_up_proj")
+ATTENTION_NAMES = AttentionNames(qkv="self_attn.qkv_proj")
+FFN_NAMES = FfnNames(gate_up="mlp.gate_up_proj")
 
 
 def decoder(config: HubConfig) -> DecoderSpec:
@@ -16,8 +20,5 @@ def decoder(config: HubConfig) -> DecoderSpec:
     # The first configs call LongRoPE by these two names.
     rope = read_rope(config, partial=1.0, names={"su": "longrope", "yarn": "longrope"})
     window = config.integer("sliding_window", 0, minimum=0)
-    return DecoderSpec(
-        **common(config, rope=rope, norm_eps=1e-5),
-        windows=(window,) * config.integer("num_hidden_layers"),
-        names=NAMES,
-    )
+    spec = plain_decoder(config, rope=rope, norm=NormSpec(eps=1e-5))
+    return spec.with_attention(window=window, names=ATTENTION_NAMES).with_ffn(names=FFN_NAMES)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `qwen2`."""
-    return DecoderSpec(**common(config), windows=windows(config), qkv_bias=True)
+    return plain_decoder(config).with_windows(windows(config)).with_attention(qkv_bias=True)
 
 
 def windows(config: HubConfig) -> tuple[int, ...]:

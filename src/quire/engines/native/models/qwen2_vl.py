@@ -9,10 +9,13 @@ import dataclasses
 from typing import Any
 
 from quire.engines.native.models import qwen2
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.multimodal import PREFIX_MAP
+from quire.engines.native.models.names import WeightNames
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope, read_sections
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 # transformers' defaults. A saved config leaves out every key whose value is the default.
@@ -35,14 +38,11 @@ def decoder(config: HubConfig) -> DecoderSpec:
     text = config.inner("text_config") if "text_config" in config else config
     text = text.with_defaults(_DEFAULTS)
     tied = config.flag("tie_word_embeddings") or text.flag("tie_word_embeddings")
-    fields = common(text, rope=_rope(text), norm_eps=1e-5)
-    fields |= {"model_type": config.get("model_type"), "tied_embeddings": tied}
-    return DecoderSpec(
-        **fields,
-        windows=qwen2.windows(text),
-        qkv_bias=True,
-        names=dataclasses.replace(WeightNames(), prefix_map=PREFIX_MAP),
-    )
+    model = {"model_type": config.get("model_type"), "tie_word_embeddings": tied}
+    text = text.with_changes(model)
+    names = WeightNames(prefix_map=PREFIX_MAP)
+    spec = plain_decoder(text, rope=_rope(text), norm=NormSpec(eps=1e-5), names=names)
+    return spec.with_windows(qwen2.windows(text)).with_attention(qkv_bias=True)
 
 
 def _rope(config: HubConfig) -> RopeSpec:

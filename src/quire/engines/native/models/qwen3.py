@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.attention import HeadNormsSpec
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.qwen2 import windows
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -11,10 +12,6 @@ from quire.weights.hub_config import HubConfig
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `qwen3`."""
     bias = config.flag("attention_bias")
-    return DecoderSpec(
-        **common(config, head_dim=128),
-        windows=windows(config),
-        qkv_bias=bias,
-        o_bias=bias,
-        head_norms=True,
-    )
+    spec = plain_decoder(config, head_dim=128).with_windows(windows(config))
+    norms = HeadNormsSpec(spec.final_norm)
+    return spec.with_attention(qkv_bias=bias, o_bias=bias, norms=norms)

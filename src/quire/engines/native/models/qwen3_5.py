@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from quire.engines.native.models.layers.delta_net import DeltaNetNames
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.multimodal import text_of
-from quire.engines.native.models.qwen2_moe import experts
+from quire.engines.native.models.qwen2_moe import experts, sparse_layers
 from quire.engines.native.models.qwen3_next import hybrid
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 # transformers' defaults. A saved config leaves out every key whose value is the default.
@@ -40,7 +41,7 @@ _NAMES = DeltaNetNames(qkv="linear_attn.in_proj_qkv", conv="linear_attn.conv1d")
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `qwen3_5_text`."""
     config = config.with_defaults(_DENSE)
-    return hybrid(config, _NAMES, rope=_rope(config), sparse=None)
+    return hybrid(config, _NAMES, rope=_rope(config))
 
 
 def sparse_decoder(config: HubConfig) -> DecoderSpec:
@@ -52,8 +53,9 @@ def sparse_decoder(config: HubConfig) -> DecoderSpec:
         {"intermediate_size": ffn_size}
     )
     shared = config.integer("shared_expert_intermediate_size", 512, minimum=0)
-    sparse = experts(config, count=256, chosen=8, ffn_size=ffn_size, shared_size=shared)
-    return hybrid(config, _NAMES, rope=_rope(config), sparse=sparse)
+    sparse = sparse_layers(config)
+    found = experts(config, sparse, count=256, chosen=8, ffn_size=ffn_size, shared_size=shared)
+    return hybrid(config, _NAMES, rope=_rope(config)).with_experts(found, sparse)
 
 
 def multimodal(config: HubConfig) -> DecoderSpec:

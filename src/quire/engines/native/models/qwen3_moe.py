@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.llama import common
-from quire.engines.native.models.qwen2_moe import experts
+from quire.engines.native.models.layers.attention import HeadNormsSpec
+from quire.engines.native.models.plain import plain_decoder
+from quire.engines.native.models.qwen2_moe import experts, sparse_layers
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
@@ -14,11 +15,8 @@ def decoder(config: HubConfig) -> DecoderSpec:
     # Unlike in Qwen3, every layer has the window.
     sliding = config.flag("use_sliding_window") and not config.is_null("sliding_window")
     window = config.integer("sliding_window", 4096) if sliding else 0
-    return DecoderSpec(
-        **common(config),
-        windows=(window,) * config.integer("num_hidden_layers"),
-        qkv_bias=bias,
-        o_bias=bias,
-        head_norms=True,
-        experts=experts(config, count=128, chosen=8, ffn_size=768),
-    )
+    spec, sparse = plain_decoder(config), sparse_layers(config)
+    norms = HeadNormsSpec(spec.final_norm)
+    spec = spec.with_attention(window=window, qkv_bias=bias, o_bias=bias, norms=norms)
+    found = experts(config, sparse, count=128, chosen=8, ffn_size=768)
+    return spec.with_experts(found, sparse)

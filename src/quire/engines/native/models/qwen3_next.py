@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from quire.engines.native.models.layers.attention import HeadNormsSpec
 from quire.engines.native.models.layers.delta_net import TAPS, DeltaNetNames, DeltaNetSpec
-from quire.engines.native.models.layers.experts import ExpertsSpec
-from quire.engines.native.models.llama import common
-from quire.engines.native.models.qwen2_moe import experts
+from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.layers.rope import RopeSpec
+from quire.engines.native.models.plain import plain_decoder
+from quire.engines.native.models.qwen2_moe import experts, sparse_layers
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 # transformers' defaults. A saved config leaves out every key whose value is the default.
@@ -33,31 +35,24 @@ def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `qwen3_next`."""
     config = config.with_defaults(_DEFAULTS)
     shared = config.integer("shared_expert_intermediate_size", 512, minimum=0)
-    sparse = experts(config, count=512, chosen=10, ffn_size=512, shared_size=shared)
-    return hybrid(config, _NAMES, rope=read_rope(config, partial=0.25), sparse=sparse)
+    sparse = sparse_layers(config)
+    found = experts(config, sparse, count=512, chosen=10, ffn_size=512, shared_size=shared)
+    spec = hybrid(config, _NAMES, rope=read_rope(config, partial=0.25))
+    return spec.with_experts(found, sparse)
 
 
-def hybrid(
-    config: HubConfig, names: DeltaNetNames, *, rope: RopeSpec, sparse: ExpertsSpec | None
-) -> DecoderSpec:
-    """What Qwen3-Next has in common with Qwen3.5."""
+def hybrid(config: HubConfig, names: DeltaNetNames, *, rope: RopeSpec) -> DecoderSpec:
+    """What Qwen3-Next has in common with Qwen3.5: all but the experts."""
     config.require("attn_output_gate", (True,), True)
     bias = config.flag("attention_bias")
     net = delta_net(
         config, names, key_heads=16, value_heads=32, key_size=128, value_size=128,
         norm_eps=config.number("rms_norm_eps", 1e-6),
     )  # fmt: skip
-    return DecoderSpec(
-        **common(config, head_dim=256, rope=rope),
-        windows=(0,) * config.integer("num_hidden_layers"),
-        qkv_bias=bias,
-        o_bias=bias,
-        head_norms=True,
-        norm_offset=1.0,
-        gated_attention=True,
-        mixers=tuple(net if kind == _DELTA else None for kind in layer_types(config)),
-        experts=sparse,
-    )
+    spec = plain_decoder(config, head_dim=256, rope=rope, norm=NormSpec(offset=1.0))
+    norms = HeadNormsSpec(spec.final_norm)
+    spec = spec.with_attention(qkv_bias=bias, o_bias=bias, norms=norms, gated=True)
+    return spec.with_mixers([net if kind == _DELTA else None for kind in layer_types(config)])
 
 
 def delta_net(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.layers.attention import HeadNormsSpec
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.multimodal import text_of
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope, read_sections, rope_parameters
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 # transformers' defaults. A saved text_config leaves out every key whose value is the default.
@@ -29,13 +31,9 @@ def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `qwen3_vl_text`."""
     config = config.with_defaults(_DEFAULTS)
     bias = config.flag("attention_bias")
-    return DecoderSpec(
-        **common(config, head_dim=128, rope=_rope(config)),
-        windows=(0,) * config.integer("num_hidden_layers"),
-        qkv_bias=bias,
-        o_bias=bias,
-        head_norms=True,
-    )
+    spec = plain_decoder(config, head_dim=128, rope=_rope(config))
+    norms = HeadNormsSpec(spec.final_norm)
+    return spec.with_attention(qkv_bias=bias, o_bias=bias, norms=norms)
 
 
 def _rope(config: HubConfig) -> RopeSpec:

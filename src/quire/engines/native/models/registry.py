@@ -228,7 +228,7 @@ def spec_of(config: HubConfig, folder: Path | None = None) -> DecoderSpec:
         )
     spec = replace(found.decoder(config), quantization=read_quantization(config, folder))
     if config.flag(LLAMA_NAMES):
-        spec = replace(spec, names=spec.names.as_llama())
+        spec = spec.with_llama_names()
     return spec
 
 

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.models.spec import DecoderSpec, QueryScale, RopeKind, RopeSpec
+from quire.engines.native.models.layers.layer import LayerSpec
+from quire.engines.native.models.layers.rope import QueryScale, RopeKind, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import ConfigError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig, short
 
@@ -39,6 +41,7 @@ def read_rope(
     default_theta: float = 10_000.0,
     *,
     partial: float | None = None,
+    interleaved: bool = False,
     names: Mapping[str, RopeKind] | None = None,
 ) -> RopeSpec:
     """Read `rope_parameters` (transformers 5), or `rope_scaling` and `rope_theta` (before).
@@ -46,6 +49,7 @@ def read_rope(
     Args:
         partial: the share of dimensions that are rotated if the config gives none; None for a model
             type that rotates all.
+        interleaved: whether the dimensions of a rotated pair are neighbours.
         names: what configs of the model type call a kind by other names.
     """
     values = rope_parameters(config)
@@ -54,7 +58,9 @@ def read_rope(
             f"{config.source}: rotary parameters that differ by layer are not computed by the "
             "native engine for this model_type. infer_backend: vllm may run this model"
         )
-    return _read(config, values, config.number("rope_theta", default_theta), partial, names or {})
+    theta = config.number("rope_theta", default_theta)
+    rope = _read(config, values, theta, partial, names or {})
+    return dataclasses.replace(rope, interleaved=interleaved)
 
 
 def read_ropes_by_layer(
@@ -74,7 +80,7 @@ def read_ropes_by_layer(
         if not isinstance(one, Mapping):
             raise config.wrong(f"rope_parameters.{layer_type}", one, "an object")
         ropes.append(_read(config, one, base))
-    return ropes[0], ropes[1]
+    return ropes[0], dataclasses.replace(ropes[1], is_local=True)
 
 
 def rope_parameters(config: HubConfig) -> Mapping[str, Any]:
@@ -125,7 +131,7 @@ def _fields(config: HubConfig, inner: HubConfig, kind: RopeKind, theta: float) -
         theta=theta,
         factor=1.0 if kind == "default" else inner.number("factor", default_factor),
         positions=original,
-        attention_factor=inner.get("attention_factor"),
+        attention_factor=_optional(inner, "attention_factor"),
         beta_fast=inner.number("beta_fast", 32.0),
         beta_slow=inner.number("beta_slow", 1.0),
         mscale=_optional(inner, "mscale"),
@@ -183,27 +189,35 @@ def override_rope(spec: DecoderSpec, kind: str | None) -> DecoderSpec:
         return spec
     if kind not in OVERRIDES:
         raise ConfigError(f"rope_scaling {kind!r} is unknown; known: none, {', '.join(OVERRIDES)}")
-    if not spec.has_rope:
+    own = spec.rope
+    if own is None or own.is_local:
         raise ConfigError(
             f"rope_scaling {kind}: a model of the type {spec.model_type} has no rotary embedding that "
             "could be scaled; leave it out"
         )
-    if spec.rope.kind == "proportional":
+    if own.kind == "proportional":
         raise ConfigError(
             f"rope_scaling {kind}: the native engine does not stretch this model's rotary embedding; "
             "leave it out"
         )
-    trained = spec.rope.positions
-    rope = RopeSpec(
+    stretched = RopeSpec(
         kind=kind,
-        theta=spec.rope.theta,
+        theta=own.theta,
         factor=OVERRIDE_FACTOR,
-        positions=trained,
-        partial=spec.rope.partial,
-        sections=spec.rope.sections,
-        interleaved_sections=spec.rope.interleaved_sections,
+        positions=own.positions,
+        partial=own.partial,
+        interleaved=own.interleaved,
+        sections=own.sections,
+        interleaved_sections=own.interleaved_sections,
     )
-    return dataclasses.replace(spec, rope=rope, max_positions=int(trained * OVERRIDE_FACTOR))
+
+    def stretch(_: int, layer: LayerSpec) -> LayerSpec:
+        if layer.mixer is None or layer.mixer.rope != own:
+            return layer
+        return dataclasses.replace(layer, mixer=layer.mixer.with_rope(stretched))
+
+    positions = int(own.positions * OVERRIDE_FACTOR)
+    return dataclasses.replace(spec.with_layers(stretch), max_positions=positions)
 
 
 def inverse_frequencies(

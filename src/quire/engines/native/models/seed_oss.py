@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.models.llama import common
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
@@ -25,10 +25,7 @@ _DEFAULTS: dict[str, Any] = {
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `seed_oss`."""
     config = config.with_defaults(_DEFAULTS)
-    return DecoderSpec(
-        **common(config),
-        windows=(0,) * config.integer("num_hidden_layers"),
-        qkv_bias=config.flag("attention_bias", True),
-        o_bias=config.flag("attention_out_bias"),
-        mlp_bias=config.flag("mlp_bias"),
+    spec = plain_decoder(config).with_attention(
+        qkv_bias=config.flag("attention_bias", True), o_bias=config.flag("attention_out_bias")
     )
+    return spec.with_ffn(bias=config.flag("mlp_bias"))

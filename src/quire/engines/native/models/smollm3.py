@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from quire.engines.native.models import llama
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec
@@ -18,12 +16,9 @@ def decoder(config: HubConfig) -> DecoderSpec:
     window = config.integer("sliding_window", 0, minimum=0)
     if not config.flag("use_sliding_window"):
         window = 0
-    return dataclasses.replace(
-        llama.decoder(config),
-        rope=read_rope(config, 2_000_000.0),
-        windows=config.windows(window, types),
-        no_rope=tuple(layer for layer, rotated in enumerate(rotates) if not rotated),
-    )
+    spec = llama.decoder(config).with_attention(rope=read_rope(config, 2_000_000.0))
+    spec = spec.with_windows(config.windows(window, types))
+    return spec.without_rope([not rotated for rotated in rotates])
 
 
 def _rotates(config: HubConfig) -> list[int]:

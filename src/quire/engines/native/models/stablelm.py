@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.classic import no_windows
-from quire.engines.native.models.llama import common
+from dataclasses import replace
+
+from quire.engines.native.models.classic import LAYER_NORM
+from quire.engines.native.models.layers.attention import AttentionNames, HeadNormsSpec
+from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-NAMES = WeightNames(
+NAMES = AttentionNames(
     q_norm="self_attn.q_layernorm.norms.{}", k_norm="self_attn.k_layernorm.norms.{}"
 )
 
 
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `stablelm`."""
-    norms, parallel = config.flag("qk_layernorm"), config.flag("use_parallel_residual")
     rope = read_rope(config, partial=0.25)
-    return DecoderSpec(
-        **common(config, rope=rope, norm_eps=1e-5, eps_key="layer_norm_eps"),
-        windows=no_windows(config),
-        norm_kind="layer",
-        norm_bias=True,
+    spec = plain_decoder(config, rope=rope, norm=LAYER_NORM, eps_key="layer_norm_eps")
+    norms = HeadNormsSpec(replace(spec.final_norm, bias=False), span="each_head")
+    spec = spec.with_attention(
         qkv_bias=config.flag("use_qkv_bias"),
-        head_norms=norms,
-        separate_head_norms=norms,
-        parallel=parallel,
-        shared_norm=parallel,
+        norms=norms if config.flag("qk_layernorm") else None,
         names=NAMES,
     )
+    is_parallel = config.flag("use_parallel_residual")
+    return spec.with_all_layers(flow="parallel_one_norm") if is_parallel else spec

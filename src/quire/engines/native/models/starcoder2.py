@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.classic import biases, plain_activation
-from quire.engines.native.models.llama import common
-from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.engines.native.models.classic import LAYER_NORM, plain_activation, with_biases
+from quire.engines.native.models.layers.ffn import FfnNames
+from quire.engines.native.models.plain import plain_decoder
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-NAMES = WeightNames(up="mlp.c_fc", down="mlp.c_proj")
+FFN_NAMES = FfnNames(up="mlp.c_fc", down="mlp.c_proj")
 
 
 def decoder(config: HubConfig) -> DecoderSpec:
@@ -15,12 +16,8 @@ def decoder(config: HubConfig) -> DecoderSpec:
     config = config.with_defaults({"num_key_value_heads": 2, "tie_word_embeddings": True})
     activation = plain_activation(config, "gelu_pytorch_tanh")
     window = config.integer("sliding_window", 0, minimum=0)
-    return DecoderSpec(
-        **common(config, activation=activation, norm_eps=1e-5, eps_key="norm_epsilon"),
-        **biases(config.flag("use_bias", True)),
-        windows=(window,) * config.integer("num_hidden_layers"),
-        norm_kind="layer",
-        norm_bias=True,
-        gated=False,
-        names=NAMES,
+    spec = plain_decoder(
+        config, activation=activation, gated=False, norm=LAYER_NORM, eps_key="norm_epsilon"
     )
+    spec = with_biases(spec, config.flag("use_bias", True))
+    return spec.with_attention(window=window).with_ffn(names=FFN_NAMES)

@@ -109,3 +109,8 @@ def find_part(spec: TensorSpec, shape_of: ShapeOf) -> TensorPart | None:
         return None
     fitting = (one for one in parts if shape_of(one.name) == one.stored_shape)
     return next(fitting, None if own is not None else parts[0])
+
+
+def bias_of(weight: str) -> str:
+    """The name of the bias that belongs to a weight."""
+    return f"{weight.removesuffix('.weight')}.bias"

@@ -12,28 +12,36 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
 from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.kernels import attention, layout
-from quire.engines.native.cpu.kernels.layout import padded, scratch_floats, tiles_needed
+from quire.engines.native.cpu.kernels.layout import RUN, padded, scratch_floats, tiles_needed
 from quire.engines.native.models.alibi import alibi_slopes
 from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import make_batch, table_of
 from tests.engines.native.cpu.kernels.arrays import floats, ptr
 
+FIRST = RUN - 5
+"""The block that the tests' first one is."""
+
 
 def stored_as(
     kind: int, k_cache: NDArray[np.float32], v_cache: NDArray[np.float32], size: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The caches as memory of some kind, written by the kernels position by position."""
+    """The caches as memory of some kind, written by the kernels position by position.
+
+    Their blocks are those from `FIRST` on, so that they are in several runs, which have one head more.
+    """
     blocks, heads, _, block_size = k_cache.shape
+    runs = -(-(FIRST + blocks) // RUN)
     keys, values = (
-        np.zeros((heads, blocks, layout.kv_head_bytes(kind, width, block_size)), np.uint8)
+        np.zeros((runs, heads + 1, RUN, layout.kv_head_bytes(kind, width, block_size)), np.uint8)
         for width in (size, padded(size))
     )
-    slots = np.arange(blocks * block_size)
+    slots = FIRST * block_size + np.arange(blocks * block_size)
     k = np.ascontiguousarray(k_cache.transpose(0, 3, 1, 2)).reshape(-1, heads, size)
     v = np.ascontiguousarray(v_cache[..., :size].transpose(0, 2, 1, 3)).reshape(-1, heads, size)
     sizes = (len(slots), heads, size, 0, heads)
-    attention.store_keys(ptr(k), *sizes, ptr(slots), block_size, kind, ptr(keys), blocks)
-    attention.store_values(ptr(v), *sizes, ptr(slots), block_size, kind, ptr(values), blocks)
+    attention.store_keys(ptr(k), *sizes, ptr(slots), block_size, kind, ptr(keys), keys.strides[0])
+    to_values = (ptr(values), values.strides[0])
+    attention.store_values(ptr(v), *sizes, ptr(slots), block_size, kind, *to_values)
     return keys, values
 
 
@@ -84,6 +92,7 @@ def run_attention(
     keys, values = stored_as(kind, k_cache, v_cache, size)
     group = heads // kv_heads
     tiles = np.zeros((tiles_needed(batch.num_rows, batch.num_sequences, group), 3), np.int64)
+    tables = batch.block_tables + FIRST
     count = attention.plan_tiles(ptr(batch.query_start), batch.num_sequences, group, ptr(tiles))
     assert count <= len(tiles)
     assert tiles[:count, 2].sum() == batch.num_rows
@@ -91,9 +100,9 @@ def run_attention(
     scratch = np.full(scratch_floats(group, size, size), np.nan, np.float32)
     for task in range(count * kv_heads):
         attention.attention(
-            task, ptr(q), heads, kv_heads, size, size, ptr(batch.positions), ptr(batch.block_tables),
-            batch.block_tables.shape[1], block_size, kind, ptr(keys), ptr(values), window, chunked, ptr(tiles),
-            ptr(out), ptr(scratch), cap, 0 if sinks is None else ptr(sinks), ptr(slopes), len(k_cache),
+            task, ptr(q), heads, kv_heads, size, size, ptr(batch.positions), ptr(tables), tables.shape[1], block_size, kind, ptr(keys), ptr(values), window, chunked, ptr(tiles),
+            ptr(out), ptr(scratch), cap, 0 if sinks is None else ptr(sinks), ptr(slopes),
+            keys.strides[0], values.strides[0],
         )  # fmt: skip
     return out
 

@@ -25,6 +25,7 @@ from quire.engines.native.cpu.tables.ffn import ExpertScratch, expert_scratch_by
 from quire.engines.native.cpu.weights.decoder import Weights, load_weights
 from quire.engines.native.cpu.weights.packed import PackedMatrix, QuantizedKind, pack
 from quire.engines.native.models.layers.experts import ExpertsSpec, RouterSpec
+from quire.engines.native.models.layers.ffn import FfnSpec
 from quire.engines.native.models.registry import read_spec
 from quire.quantization.matrix import QuantizedMatrix
 from tests.engines.native.cpu import reference
@@ -82,7 +83,7 @@ def spec_of(count: int, per_token: int, **changes: Any) -> ExpertsSpec:
     """The sizes of experts, with `changes` of the router or of them."""
     own = {"normalised": True, **{key: changes[key] for key in changes if key in ROUTER_FIELDS}}
     rest = {key: changes[key] for key in changes if key not in ROUTER_FIELDS}
-    values: dict[str, Any] = {"ffn_size": 8, "sparse": (True,), **rest}
+    values: dict[str, Any] = {"ffn_size": 8, **rest}
     return ExpertsSpec(count=count, per_token=per_token, router=RouterSpec(**own), **values)
 
 
@@ -237,7 +238,7 @@ def test_the_scratch_is_as_large_as_reserved(groups: int, tmp_path: Path) -> Non
     del bytes_of["starts"]
     assert sum(bytes_of.values()) == expert_scratch_bytes(spec, 100)
     model = read_spec(make_random_model(tmp_path, "mixtral"))
-    dense = dataclasses.replace(model, experts=None)
+    dense = model.with_all_layers(experts=None, ffn=FfnSpec(model.ffn_width))
     assert scratch_bytes(model, 10) > scratch_bytes(dense, 10)
 
 

@@ -21,7 +21,7 @@ from quire.engines.native.cpu.program import ffn_step
 from quire.engines.native.cpu.tables.ffn import ACTIVATIONS
 from quire.engines.native.cpu.weights.linear_map import make_map
 from quire.engines.native.cpu.weights.packed import PackedMatrix, pack, span_for
-from quire.engines.native.models.spec import Activation
+from quire.engines.native.models.layers.ffn import Activation
 from quire.quantization.matrix import QuantizedMatrix
 from quire.weights.safetensors import round_to_bfloat16
 from tests.engines.native.cpu import reference

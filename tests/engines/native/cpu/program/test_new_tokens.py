@@ -122,7 +122,7 @@ def test_rows_that_are_made_up(tmp_path: Path, kind: str, dtype: str, quantize: 
         own = layer.weight.detach().float().numpy()
         np.testing.assert_array_equal(table[:300], own)
         np.testing.assert_allclose(table[300:], np.tile(own.mean(axis=0), (10, 1)), atol=2e-3)
-    assert (weights.tensors["embeddings"] is weights.tensors["head"]) == spec.tied_embeddings
+    assert (weights.tensors["embeddings"] is weights.tensors["head"]) == spec.head.tied
     # What was rounded for the larger model serves the model itself, whose head is rounded, too.
     head = load_weights(spec, model, quantize=quantize).tensors["head"]
     assert isinstance(head, PackedMatrix) == (quantize is not None)

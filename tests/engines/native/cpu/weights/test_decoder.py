@@ -174,7 +174,7 @@ def test_what_is_stored_decides_whether_embeddings_are_tied(
     if quantize is None:
         np.testing.assert_array_equal(weights.tensors["head"], head.detach().numpy())
         assert (weights.tensors["head"] is weights.tensors["embeddings"]) == (how != "apart")
-    assert weights.spec.tied_embeddings == (how != "apart")
+    assert weights.spec.head.tied == (how != "apart")
     assert ("differ" in caplog.text) == (how == "apart")
 
 

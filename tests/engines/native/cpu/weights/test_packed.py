@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from quire.engines.native.cpu.weights import decoder, packed
 from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.cpu.weights.packed import PackedMatrix
+from quire.engines.native.models.layers.attention import AttentionShape
 from quire.engines.native.models.registry import read_spec
 from quire.machine import cache
 from tests.engines.native.random_models import make_random_model
@@ -217,20 +218,26 @@ def test_a_longer_context_changes_no_weight(tmp_path: Path, own_cache: Path) -> 
     assert len(list(own_cache.glob("weights-*"))) == 1
 
 
+def _shape(folder: Path) -> AttentionShape:
+    attention = read_spec(folder).attention
+    assert attention is not None
+    return attention.shape
+
+
 def test_a_config_that_cuts_fused_tensors_elsewhere(tmp_path: Path, own_cache: Path) -> None:
     """The same bytes in the same shapes, and other rows for each head."""
     folder = make_random_model(tmp_path / "base", "internlm2")
     arrays_of(folder)
-    spec = read_spec(folder)
+    shape = _shape(folder)
     changes = {
-        f'"num_key_value_heads": {spec.num_kv_heads}': f'"num_key_value_heads": {spec.num_kv_heads // 2}',
-        f'"num_attention_heads": {spec.num_heads}': f'"num_attention_heads": {spec.num_heads // 2}',
-        f'"head_dim": {spec.head_dim}': f'"head_dim": {2 * spec.head_dim}',
+        f'"num_key_value_heads": {shape.kv_heads}': f'"num_key_value_heads": {shape.kv_heads // 2}',
+        f'"num_attention_heads": {shape.heads}': f'"num_attention_heads": {shape.heads // 2}',
+        f'"head_dim": {shape.head_dim}': f'"head_dim": {2 * shape.head_dim}',
     }
     text = (folder / "config.json").read_text("utf-8")
     for old, new in changes.items():
         text = text.replace(old, new)
     (folder / "config.json").write_text(text, "utf-8")
-    assert read_spec(folder).num_kv_heads == spec.num_kv_heads // 2
+    assert _shape(folder).kv_heads == shape.kv_heads // 2
     arrays_of(folder)
     assert len(list(own_cache.glob("weights-*"))) == 2

@@ -10,9 +10,10 @@ lanes are positions in the scores, and dimensions in the output: neither has to 
 lanes. Elements are float32, float16 or int8. A block of int8 is followed by one float32 scale for
 each of its positions.
 
-All blocks of a head are stored together. Where a sequence has neighbouring blocks, as a prompt mostly does,
-its keys are read in one long stream, which the CPU's own prefetcher follows. For the others, the
-tiles prefetch a block while they read an earlier one.
+`RUN` blocks of a head are stored together, then those of the next head, over all layers; after them the
+next blocks. Where a sequence has neighbouring blocks, as a prompt mostly does, its keys are so read in long
+streams, which the CPU's own prefetcher follows, and a cache that is hardly used takes little memory. For
+other blocks, the tiles prefetch one while they read an earlier one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from quire.engines.native.cpu.compiler.language import kernel, outlined
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.activations import soft_cap
-from quire.engines.native.cpu.kernels.layout import CHUNK, LANES, SCORE_STRIDE, TILE_PAIRS
+from quire.engines.native.cpu.kernels.layout import CHUNK, LANES, RUN, SCORE_STRIDE, TILE_PAIRS
 from quire.engines.native.cpu.kernels.tiles import make_outer_tile
 
 SPAN = 16  # positions of one tile of scores: no block is smaller
@@ -32,6 +33,12 @@ TALL = (
 )  # pairs of the tallest tile: its sums and operands fill the registers
 
 head_bytes = kernel(layout.kv_head_bytes)
+
+
+@kernel
+def _place(block: int, each: int, run_bytes: int) -> int:
+    """Where a block of a head begins, from the head's first one on."""
+    return block // RUN * run_bytes + block % RUN * each
 
 
 # ---- writing to the cache
@@ -50,9 +57,11 @@ def _store_int8(source: int, size: int, target: int, stride: int, scale: int) ->
 @outlined
 def store_keys(
     k: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
-    kind: int, cache: int, blocks: int,
+    kind: int, cache: int, run_bytes: int,
 ) -> None:  # fmt: skip
-    """Write heads of k (rows, heads, size) to their slots in (heads, blocks, size, block_size).
+    """Write heads of k (rows, heads, size) to their slots in (runs, heads, RUN, size, block_size).
+
+    `run_bytes` is from one run of a head's blocks to its next.
 
     A key's elements lie `block_size` apart, so that they are written one by one. The tiles read
     each of them many times, and this way in whole registers.
@@ -63,7 +72,7 @@ def store_keys(
         block, offset = slot // block_size, slot % block_size
         for head in range(first, end):
             source = k + (row * heads + head) * size * 4
-            target = cache + (head * blocks + block) * each
+            target = cache + head * RUN * each + _place(block, each, run_bytes)
             if kind == layout.KV_FLOAT32:
                 for i in range(size):
                     simd.put_float32(target, i * block_size + offset, simd.get_float32(source, i))
@@ -78,9 +87,9 @@ def store_keys(
 @outlined
 def store_values(
     v: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
-    kind: int, cache: int, blocks: int,
+    kind: int, cache: int, run_bytes: int,
 ) -> None:  # fmt: skip
-    """Write heads of v (rows, heads, size) to slots in (heads, blocks, block_size, padded size)."""
+    """Write heads of v (rows, heads, size) to slots in (runs, heads, RUN, block_size, padded size)."""
     width = (size + LANES - 1) // LANES * LANES
     each = head_bytes(kind, width, block_size)
     for row in range(rows):
@@ -88,7 +97,7 @@ def store_values(
         block, offset = slot // block_size, slot % block_size
         for head in range(first, end):
             source = v + (row * heads + head) * size * 4
-            target = cache + (head * blocks + block) * each
+            target = cache + head * RUN * each + _place(block, each, run_bytes)
             if kind == layout.KV_FLOAT32:
                 position = target + 4 * offset * width
                 for i in range(0, size, LANES):
@@ -348,7 +357,7 @@ def _first_seen(position: int, window: int, chunked: int) -> int:
 def _attend_tile(
     q: int, heads: int, kv_heads: int, size: int, value_size: int, row: int, rows: int, head: int,
     positions: int, table: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, chunked: int, out: int,
-    scratch: int, cap: float, sinks: int, slopes: int, blocks: int,
+    scratch: int, cap: float, sinks: int, slopes: int, k_run: int, v_run: int,
 ) -> None:  # fmt: skip
     """Attend with one tile: `rows` rows from `row` on, and the key-value head `head`."""
     group = heads // kv_heads
@@ -378,7 +387,7 @@ def _attend_tile(
     last = simd.get_int32(positions, row + rows - 1) + 1
     begin = _first_seen(simd.get_int32(positions, row), window, chunked)
     k_block, v_block = head_bytes(kind, size, block_size), head_bytes(kind, width, block_size)
-    k_base, v_base = k_cache + head * blocks * k_block, v_cache + head * blocks * v_block
+    k_base, v_base = k_cache + head * RUN * k_block, v_cache + head * RUN * v_block
     final = (last - 1) // block_size  # the last block of the context
     for chunk in range(begin // CHUNK * CHUNK, last, CHUNK):
         low = max(begin, chunk) // block_size * block_size
@@ -389,12 +398,14 @@ def _attend_tile(
         # values are read, later values, then the first keys of the next chunk.
         for start in range(low, high, block_size):
             number = start // block_size
-            keys = k_base + _block(table, number) * k_block
+            keys = k_base + _place(_block(table, number), k_block, k_run)
             following = number + BLOCKS_AHEAD
             if following < end:
-                ahead = k_base + _block(table, following) * k_block
+                ahead = k_base + _place(_block(table, following), k_block, k_run)
             else:
-                ahead = v_base + _block(table, min(following - count, final)) * v_block
+                ahead = v_base + _place(
+                    _block(table, min(following - count, final)), v_block, v_run
+                )
             _score_block(kind, queries, size, pairs, keys, block_size, scores + 4 * (start - chunk),
                          ahead)  # fmt: skip
         length = (high - low + LANES - 1) // LANES * LANES
@@ -406,12 +417,12 @@ def _attend_tile(
                     length, states + 8 * pair, outs + pair * width * 4, width, cap, slope)  # fmt: skip
         for block_start in range(low, high, block_size):
             start, number = max(block_start, begin), block_start // block_size
-            values = v_base + _block(table, number) * v_block
+            values = v_base + _place(_block(table, number), v_block, v_run)
             following = min(number + BLOCKS_AHEAD, final)
             if following < end:
-                ahead = v_base + _block(table, following) * v_block
+                ahead = v_base + _place(_block(table, following), v_block, v_run)
             else:
-                ahead = k_base + _block(table, following) * k_block
+                ahead = k_base + _place(_block(table, following), k_block, k_run)
             _add_values(kind, scores + 4 * (start - chunk), pairs, values, block_size,
                         start - block_start, min(block_start + block_size, high) - start, width,
                         outs, ahead)  # fmt: skip
@@ -430,12 +441,12 @@ def _attend_tile(
 def attention(
     task: int, q: int, heads: int, kv_heads: int, size: int, value_size: int, positions: int,
     block_tables: int, table_width: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, chunked: int,
-    tiles: int, out: int, scratch: int, cap: float, sinks: int, slopes: int, blocks: int,
+    tiles: int, out: int, scratch: int, cap: float, sinks: int, slopes: int, k_run: int, v_run: int,
 ) -> None:  # fmt: skip
     """One of (number of tiles * kv_heads) tasks: attend with some of q (rows, heads, size).
 
     q is scaled and rotated already; out is (rows, heads, value_size). `window` is how many positions a row sees,
-    0 for all. The caches hold `blocks` blocks a head; `scratch` is this thread's own memory, of
+    0 for all. `k_run` and `v_run` are bytes from one run of a head's blocks to its next; `scratch` is this thread's own memory, of
     `scratch_floats`. A score s becomes `cap * tanh(s / cap)`, unless `cap` is 0. `sinks` (heads,) is one
     more score of each head in its softmax, which no cap changes; 0 for none. `slopes` are ALiBi's (heads,),
     or 0.
@@ -445,4 +456,4 @@ def attention(
     table = block_tables + 4 * table_width * simd.get_int64(tile, 0)
     _attend_tile(q, heads, kv_heads, size, value_size, simd.get_int64(tile, 1),
                  simd.get_int64(tile, 2), head, positions, table, block_size, kind, k_cache, v_cache, window, chunked, out,
-                 scratch, cap, sinks, slopes, blocks)  # fmt: skip
+                 scratch, cap, sinks, slopes, k_run, v_run)  # fmt: skip

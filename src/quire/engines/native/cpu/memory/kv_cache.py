@@ -17,6 +17,7 @@ from quire.engines.native.cpu.kernels.layout import (
     KV_FLOAT16,
     KV_FLOAT32,
     KV_INT8,
+    RUN,
     kv_head_bytes,
     padded,
 )
@@ -39,46 +40,50 @@ KV_KINDS: dict[KvDtype, int] = {
 
 
 class KvCache:
-    """Keys and values of all layers with attention: each (heads, blocks, bytes of one head in a block)."""
+    """Keys and values of all layers with attention.
+
+    Each layer's are (runs, heads, RUN, bytes of one head in a block). All layers have their part of a run:
+    blocks are taken from the first on, so that only memory that is used is ever touched.
+    """
 
     def __init__(
         self, spec: DecoderSpec, *, num_blocks: int, block_size: int, dtype: KvDtype
     ) -> None:
         self.kind = KV_KINDS[dtype]
         self._layers: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
-        shapes = {layer: spec.cached_shape(layer) for layer in range(spec.num_layers)}
+        shapes = {index: layer.cached_shape for index, layer in enumerate(spec.layers)}
         sizes = {
             layer: (shape.kv_heads, _head_sizes(shape, block_size, self.kind))
             for layer, shape in shapes.items()
             if shape is not None
         }
+        runs = -(-num_blocks // RUN)
+        totals = [sum(heads * each[which] for heads, each in sizes.values()) for which in (0, 1)]
+        self.nbytes = sum(totals) * num_blocks
         # One array for all layers, since huge pages are given to large ones.
-        keys, values = (
-            huge_zeros(
-                (sum(heads * each[which] for heads, each in sizes.values()), num_blocks), np.uint8
-            )
-            for which in range(2)
-        )
-        self.nbytes = keys.nbytes + values.nbytes
-        keys, values = keys.ravel(), values.ravel()
+        keys, values = (huge_zeros((runs, RUN * total), np.uint8) for total in totals)
+        self.run_bytes = (RUN * totals[0], RUN * totals[1])
+        """From one run of a head's blocks to its next, of keys and of values."""
         for layer, (heads, (key, value)) in sizes.items():
-            key_bytes, value_bytes = (heads * num_blocks * each for each in (key, value))
+            key_bytes, value_bytes = (heads * RUN * each for each in (key, value))
             self._layers[layer] = (
-                keys[:key_bytes].reshape(heads, num_blocks, key),
-                values[:value_bytes].reshape(heads, num_blocks, value),
+                keys[:, :key_bytes].reshape(runs, heads, RUN, key),
+                values[:, :value_bytes].reshape(runs, heads, RUN, value),
             )
-            keys, values = keys[key_bytes:], values[value_bytes:]
+            keys, values = keys[:, key_bytes:], values[:, value_bytes:]
 
-    def layer_arrays(self, layer: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The keys and the values of one layer that has some."""
-        return self._layers[layer]
+    def addresses(self, layer: int) -> tuple[int, int]:
+        """Where the keys and the values of one layer that has some begin."""
+        keys, values = self._layers[layer]
+        return keys.ctypes.data, values.ctypes.data
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks over all layers, `(source, destination)` each, in order."""
         for source, destination in pairs:
+            (run, index), (to_run, to_index) = divmod(source, RUN), divmod(destination, RUN)
             for arrays in self._layers.values():
                 for cache in arrays:
-                    cache[:, destination] = cache[:, source]
+                    cache[to_run, :, to_index] = cache[run, :, index]
 
     def free(self) -> None:
         """Let go of the memory."""
@@ -95,7 +100,7 @@ def _head_sizes(shape: AttentionShape, block_size: int, kind: int) -> tuple[int,
 
 def block_bytes(spec: DecoderSpec, block_size: int, kv_dtype: KvDtype = "float32") -> int:
     """Bytes of one block of the KV cache, over all layers."""
-    shapes = (spec.cached_shape(layer) for layer in range(spec.num_layers))
+    shapes = (layer.cached_shape for layer in spec.layers)
     return sum(
         shape.kv_heads * sum(_head_sizes(shape, block_size, KV_KINDS[kv_dtype]))
         for shape in shapes

@@ -28,10 +28,10 @@ class StateCache:
     def __init__(self, spec: DecoderSpec, num_slots: int) -> None:
         self._offsets: dict[int, int] = {}  # of layers, in bytes
         offset = 0
-        for layer, mixer in enumerate(spec.mixers):
-            if mixer and mixer.state_floats:
-                self._offsets[layer] = offset
-                offset += whole_lines(4 * mixer.state_floats)
+        for index, layer in enumerate(spec.layers):
+            if layer.state_floats:
+                self._offsets[index] = offset
+                offset += whole_lines(4 * layer.state_floats)
         self._slots: NDArray[Any] = huge_zeros((num_slots, offset // 4))
         self.stride = offset
         """Bytes from one slot to the next."""
@@ -53,7 +53,7 @@ class StateCache:
 
 def slot_bytes(spec: DecoderSpec) -> int:
     """Bytes of a slot; 0 if the model has no state."""
-    return sum(whole_lines(4 * mixer.state_floats) for mixer in spec.mixers if mixer)
+    return sum(whole_lines(4 * layer.state_floats) for layer in spec.layers)
 
 
 def count_slots(spec: DecoderSpec, *, max_sequences: int, budget: CacheBudget) -> int:

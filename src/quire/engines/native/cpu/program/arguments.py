@@ -89,6 +89,8 @@ class Step(Struct):
     block_size: int
     num_blocks: int
     kv_kind: int
+    k_run: int  # bytes from one run of a head's blocks of keys to its next: see `attention`
+    v_run: int  # the same of values
     max_len: int
     # Those of sequences' states, of models that have some.
     num_slots: int

@@ -85,7 +85,7 @@ def _finish_keys(
     _rotate(step, own, step.keys, kv_heads, first, end, norm, 1.0, row, rows)
     store_keys(step.keys + 4 * row * kv_heads * size, rows, kv_heads, size, first, end,
                step.slots + 8 * row, step.block_size, step.kv_kind, own.k_cache,
-               step.num_blocks)  # fmt: skip
+               step.k_run)  # fmt: skip
 
 
 @kernel
@@ -100,7 +100,7 @@ def _finish_values(step: Step, own: Projection, first: int, end: int) -> None:
     if own.value_scale != 1:
         scale_columns(values, 4 * heads * size, rows, first * size, end * size, own.value_scale)
     store_values(values, rows, heads, size, first, end, step.slots, step.block_size, step.kv_kind,
-                 own.v_cache, step.num_blocks)  # fmt: skip
+                 own.v_cache, step.v_run)  # fmt: skip
 
 
 @kernel
@@ -256,7 +256,8 @@ def _make_attend(kind: int) -> Any:
                 own.cap,
                 own.sinks,
                 own.slopes,
-                step.num_blocks,
+                step.k_run,
+                step.v_run,
             )
             if own.is_gated:
                 _gate_tile(step, own, task)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.block_forms import FORMS, PACKED_BY_KERNELS
 from quire.engines.native.cpu.program.arguments import PHASES, STEP_PHASES
+from quire.engines.native.models.layers.attention import AttentionSpec
 from quire.engines.native.models.layers.delta_net import DeltaNetSpec
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
+from quire.engines.native.models.layers.layer import LayerSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
 from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.layers.short_conv import ShortConvSpec
@@ -84,14 +86,15 @@ attribute and, of a dict, the key.
 
 ATTEND = "attend"
 MIXERS: Mapping[type[TokenMixer], tuple[str, ...]] = {
+    AttentionSpec: ("project", ATTEND),
     LatentAttentionSpec: ("latent_project", "latent_queries", ATTEND, "latent_values"),
     DeltaNetSpec: ("project_delta", "delta_rule"),
     ShortConvSpec: ("short_conv",),
     Mamba2Spec: ("mamba2",),
     AttentionAndMamba2Spec: ("project", ATTEND, "mamba2", "mamba2_output"),
 }
-"""The operations of each kind of layer that has something else in place of attention; `ATTEND` among them
-is attention over the cache. `attention_output` follows."""
+"""The operations of each kind of mixer; `ATTEND` among them is attention over the cache. `attention_output`
+follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +118,16 @@ def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
         operations.append(("layer_inputs", None))
     if spec.altup:
         operations.append(("altup_start", None))
-    for layer in range(spec.num_layers):
-        mixer = spec.mixer(layer)
-        mixing = MIXERS[type(mixer)] if mixer else ("project", ATTEND)
-        names = [attend if name == ATTEND else name for name in mixing]
-        if spec.altup:
-            operations.append(("altup_predict", layer))
-        ffn = [] if layer in spec.no_ffn else [*_ffn(spec, layer)]
-        if layer in spec.ffn_alone:
-            names = ffn
-        elif spec.parallel:  # the FFN reads the residual stream before attention is added to it
-            names += [ffn[0], "attention_output", *ffn[1:]]
-        else:
-            names += ["attention_output", *ffn]
-        operations += [(name, layer) for name in names]
+    for index, layer in enumerate(spec.layers):
+        mixing = [*MIXERS[type(layer.mixer)], "attention_output"] if layer.mixer else []
+        mixing = [attend if name == ATTEND else name for name in mixing]
+        names = ["altup_predict"] if spec.altup else []
+        ffn = [*_ffn(layer, spec)]
+        if layer.flow == "in_turn":
+            names += [*mixing, *ffn]
+        else:  # the FFN reads the residual stream before attention is added to it
+            names += [*mixing[:-1], ffn[0], mixing[-1], *ffn[1:]]
+        operations += [(name, index) for name in names]
     if spec.altup:
         operations.append(("altup_end", None))
     phase = STEP_PHASES
@@ -137,18 +136,16 @@ def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
         phase += PHASES[kernel]
 
 
-def _ffn(spec: DecoderSpec, layer: int) -> Iterator[str]:
+def _ffn(layer: LayerSpec, spec: DecoderSpec) -> Iterator[str]:
     """The operations of a layer that follow attention."""
-    experts = spec.sparse_ffn(layer)
     if spec.altup:
         yield "laurel"
-    if experts is None:
-        yield "dense_gate" if spec.gated else "dense_up"
-        if spec.gate_cutoff(layer) is not None:
+    if layer.ffn:
+        yield "dense_gate" if layer.ffn.gated else "dense_up"
+        if layer.ffn.gate_cutoff is not None:
             yield "cut_gate"
-        yield "dense_down"
-    else:
-        yield from ("dense_gate", "dense_beside") if experts.beside_dense else ()
+        yield "dense_beside" if layer.experts else "dense_down"
+    if layer.experts:
         yield from ("route", "add_experts")
     if spec.altup:
         yield from ("altup_correct", "layer_gate", "altup_out")

@@ -79,9 +79,9 @@ def _store(step: Step, own: LatentAttention, row: int) -> None:
     normalise_row(latent, own.kv_a_norm, latent, size, own.eps)
     _rotate(own, key, step.rope_positions + 4 * row, 1, 1, 0, 1, 1.0)
     store_keys(key, 1, 1, rope + size, 0, 1, slot, step.block_size, step.kv_kind, own.k_cache,
-               step.num_blocks)  # fmt: skip
+               step.k_run)  # fmt: skip
     store_values(latent, 1, 1, size, 0, 1, slot, step.block_size, step.kv_kind, own.v_cache,
-                 step.num_blocks)  # fmt: skip
+                 step.v_run)  # fmt: skip
 
 
 @kernel

@@ -5,7 +5,12 @@ from __future__ import annotations
 from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.program.arguments import AltUp, AltUpEnds, Laurel
-from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, norm_of, output_of
+from quire.engines.native.cpu.tables.maps import (
+    linear_map,
+    lora_entry,
+    norm_of,
+    output_of,
+)
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, fill_map
 from quire.engines.native.models.layers.altup import AltUpSpec
@@ -32,8 +37,9 @@ def _ends(weights: Weights, role: str) -> AltUpEnds:
 def altup(weights: Weights, layer: int) -> AltUp:
     """What `altup_predict` and `altup_correct` are told."""
     spec, tensors, made = _spec(weights), weights.layers[layer], AltUp()
+    norm = weights.spec.layers[layer].norm
     made.streams, made.active = spec.streams, spec.active
-    made.router_norm = norm_of(weights.spec, tensors, "altup_router_norm")
+    made.router_norm = norm_of(norm, tensors, "altup_router_norm")
     made.router = linear_map(tensors, "altup_router")
     made.prediction = linear_map(tensors, "altup_prediction")
     made.correction = linear_map(tensors, "altup_correction")
@@ -44,9 +50,11 @@ def altup(weights: Weights, layer: int) -> AltUp:
 def laurel(weights: Weights, layer: int) -> Laurel:
     tensors, made = weights.layers[layer], Laurel()
     made.active = _spec(weights).active
-    made.norm = norm_of(weights.spec, tensors, "attention_norm")
+    norm = weights.spec.layers[layer].norm
+    made.norm = norm_of(norm, tensors, "attention_norm")
     made.left, made.entry = linear_map(tensors, "laurel_left"), lora_entry(layer, "laurel_left")
-    made.right = output_of(weights, layer, "laurel_right", "laurel_norm")
+    laurel_norm = norm_of(norm, tensors, "laurel_norm")
+    made.right = output_of(weights, layer, "laurel_right", laurel_norm)
     return made
 
 

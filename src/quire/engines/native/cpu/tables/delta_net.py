@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from quire.engines.native.cpu.kernels.arguments import DeltaNet
 from quire.engines.native.cpu.program.arguments import CausalConv, GatedDeltaNet
-from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, norm_or_none
+from quire.engines.native.cpu.tables.maps import layer_norm_of, linear_map, lora_entry
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, is_bfloat16
@@ -19,9 +19,10 @@ from quire.weights.safetensors import widen
 
 def delta_net(weights: Weights, layer: int, memory: LayerMemory) -> GatedDeltaNet:
     """What `project_delta` and `delta_rule` are told."""
-    mixer, tensors, made = weights.spec.mixer(layer), weights.layers[layer], GatedDeltaNet()
+    tensors, made = weights.layers[layer], GatedDeltaNet()
+    mixer = weights.spec.layers[layer].mixer
     assert isinstance(mixer, DeltaNetSpec)
-    made.norm = norm_or_none(weights.spec, tensors, "attention_norm")
+    made.norm = layer_norm_of(weights, layer, "attention_norm")
     made.q, made.k, made.v = (linear_map(tensors, role) for role in ("q", "k", "v"))
     made.z, made.rate, made.decay = (linear_map(tensors, role) for role in ("z", "rate", "decay"))
     made.entry = lora_entry(layer, "q")

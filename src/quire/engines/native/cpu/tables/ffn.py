@@ -13,16 +13,17 @@ from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap, Xielu
 from quire.engines.native.cpu.program.arguments import DenseFfn
 from quire.engines.native.cpu.tables.maps import (
+    layer_norm_of,
     linear_map,
     lora_entry,
-    norm_or_none,
+    norm_of,
     output_of,
     stream_scale,
 )
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, fill_map
 from quire.engines.native.models.layers.experts import ExpertsSpec, Scores
-from quire.engines.native.models.spec import XIELU, Activation
+from quire.engines.native.models.layers.ffn import XIELU, Activation
 
 ACTIVATIONS: dict[Activation, int] = {
     "silu": layout.SILU,
@@ -41,19 +42,20 @@ _SCORES: Mapping[Scores, int] = {
 
 
 def dense_ffn(weights: Weights, layer: int) -> DenseFfn:
-    spec, tensors, made = weights.spec, weights.layers[layer], DenseFfn()
-    made.norm = norm_or_none(spec, tensors, "attention_norm" if spec.shared_norm else "ffn_norm")
+    own, tensors, made = weights.spec.layers[layer], weights.layers[layer], DenseFfn()
+    spec = own.ffn
+    assert spec is not None
+    made.norm = layer_norm_of(weights, layer, own.ffn_input_norm)
     first = "gate" if spec.gated else "up"
     made.gate, made.up = linear_map(tensors, first), linear_map(tensors, "up")
     made.activation = made.cut_activation = ACTIVATIONS[spec.activation]
-    cutoff = spec.gate_cutoff(layer)
-    if cutoff is not None:
-        made.activation, made.cutoff = layout.NO_ACTIVATION, cutoff
+    if spec.gate_cutoff is not None:
+        made.activation, made.cutoff = layout.NO_ACTIVATION, spec.gate_cutoff
     made.entry = lora_entry(layer, first)
     if spec.activation == "xielu":
         made.xielu = _xielu(tensors)
-    made.gate_scale, made.up_scale = spec.ffn_scales
-    made.down = output_of(weights, layer, "down", "post_ffn_norm")
+    made.gate_scale, made.up_scale = spec.scales
+    made.down = output_of(weights, layer, "down", layer_norm_of(weights, layer, "post_ffn_norm"))
     return made
 
 
@@ -68,23 +70,23 @@ def _xielu(tensors: Mapping[str, Any]) -> Xielu:
 
 def sparse_ffn(weights: Weights, layer: int, scratch: ExpertScratch | None) -> Experts:
     """What `route` and `add_experts` are told."""
-    spec, tensors = weights.spec, weights.layers[layer]
-    assert spec.experts is not None
+    own, tensors = weights.spec.layers[layer], weights.layers[layer]
+    spec = own.experts
+    assert spec is not None
     assert scratch is not None
-    made = make_experts(spec.experts, tensors, scratch)
-    made.norm, made.post_norm, made.router_norm, made.output_norm, made.dense_norm = (
-        norm_or_none(spec, tensors, role)
-        for role in (
-            "experts_norm" if spec.experts.beside_dense else "ffn_norm",
-            "post_ffn_norm",
-            "router_norm",
-            "experts_output_norm",
-            "dense_norm",
+    made = make_experts(spec, tensors, scratch)
+    made.norm = layer_norm_of(weights, layer, "ffn_norm")
+    if own.ffn:  # beside it
+        made.norm, made.output_norm, made.dense_norm = (
+            norm_of(own.norm, tensors, role)
+            for role in ("experts_norm", "experts_output_norm", "dense_norm")
         )
-    )
+    made.post_norm = layer_norm_of(weights, layer, "post_ffn_norm")
+    if spec.router.has_norm:
+        made.router_norm = norm_of(own.norm, tensors, "router_norm")
     made.stream_scale = stream_scale(weights, layer, "down")
     made.activation = ACTIVATIONS[spec.activation]
-    made.first_entry = layer * layout.expert_entries(spec.experts.total)
+    made.first_entry = layer * layout.expert_entries(spec.total)
     return made
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.program.arguments import LatentAttention
-from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, norm_of
+from quire.engines.native.cpu.tables.maps import layer_norm_of, linear_map, lora_entry
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, fill_map
@@ -17,10 +17,10 @@ from quire.engines.native.models.layers.latent_attention import NORM_EPS, Latent
 
 def latent_attention(weights: Weights, layer: int, memory: LayerMemory) -> LatentAttention:
     """What the operations of latent attention are told."""
-    spec, tensors, made = weights.spec, weights.layers[layer], LatentAttention()
-    mixer = spec.mixer(layer)
+    tensors, made = weights.layers[layer], LatentAttention()
+    mixer = weights.spec.layers[layer].mixer
     assert isinstance(mixer, LatentAttentionSpec)
-    made.norm = norm_of(spec, tensors, "attention_norm")
+    made.norm = layer_norm_of(weights, layer, "attention_norm")
     made.heads, made.q_rank, made.kv_rank = mixer.heads, mixer.q_rank, mixer.kv_rank
     made.nope_dim, made.rope_dim, made.value_dim = mixer.nope_dim, mixer.rope_dim, mixer.value_dim
     made.q_a, made.kv_a = linear_map(tensors, "q_a"), linear_map(tensors, "kv_a")
@@ -29,8 +29,8 @@ def latent_attention(weights: Weights, layer: int, memory: LayerMemory) -> Laten
         made.q_b, made.q_a_norm = linear_map(tensors, "q_b"), address_of(tensors["q_a_norm"])
     made.keys, made.values = _heads(tensors, "k", mixer.heads), _heads(tensors, "v", mixer.heads)
     made.eps = NORM_EPS
-    made.angles = memory.angles_of(spec, layer)
-    made.is_interleaved, made.scale = spec.interleaved_rope, spec.attention_scale
+    made.angles, made.is_interleaved = memory.angles_of(mixer)
+    made.scale = mixer.scale
     made.k_cache, made.v_cache = memory.cache_addresses(layer)
     made.entry, made.q_b_entry = lora_entry(layer, "q_a"), lora_entry(layer, "q_b")
     return made

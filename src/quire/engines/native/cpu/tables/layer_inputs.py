@@ -18,7 +18,7 @@ def layer_inputs(weights: Weights) -> LayerInputs:
     inputs, table = spec.layer_inputs, weights.tensors["layer_embeddings"]
     assert inputs is not None
     made.linear, made.entry = linear_map(tensors, "layer_inputs"), lora_entry(0, "layer_inputs")
-    made.norm = norm_of(spec, tensors, "layer_inputs_norm")
+    made.norm = norm_of(spec.layers[0].norm, tensors, "layer_inputs_norm")
     if isinstance(table, np.ndarray):
         made.table, made.is_bfloat16 = address_of(table), is_bfloat16(table)
     else:
@@ -35,8 +35,9 @@ def layer_gate(weights: Weights, layer: int) -> LayerGate:
     assert spec.layer_inputs is not None
     size = spec.layer_inputs.size
     made.gate, made.entry = linear_map(tensors, "layer_gate"), lora_entry(layer, "layer_gate")
-    made.activation = ACTIVATIONS[spec.activation]
+    made.activation = ACTIVATIONS[spec.layer_inputs.activation]
     made.first, made.width = layer * size, spec.num_layers * size
     made.streams = spec.altup.streams if spec.altup else 1
-    made.out = output_of(weights, layer, "layer_out", "post_layer_norm")
+    norm = norm_of(spec.layers[layer].norm, tensors, "post_layer_norm")
+    made.out = output_of(weights, layer, "layer_out", norm)
     return made

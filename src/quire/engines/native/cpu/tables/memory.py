@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.cpu.memory.kv_cache import KvCache
@@ -13,7 +13,8 @@ from quire.engines.native.cpu.memory.states import StateCache
 from quire.engines.native.cpu.program.arguments import Angles, QueryFactors, Step
 from quire.engines.native.cpu.tables.ffn import ExpertScratch
 from quire.engines.native.cpu.weights.linear_map import address_of
-from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.layers.mixer import TokenMixer
+from quire.engines.native.models.layers.rope import RopeSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +22,12 @@ class LayerMemory:
     """What all layers share: the step, what depends on positions, the KV cache, states, routing's memory."""
 
     step: Step
-    angles: Angles
-    local_angles: Angles
+    angles: Mapping[tuple[RopeSpec, int], Angles]
+    """By rotary embedding and the size of the heads that it rotates."""
     query_factors: QueryFactors
     cache: KvCache
     states: StateCache
     expert_scratch: ExpertScratch | None
-    slopes: NDArray[np.float32] | None
-    """ALiBi's, one for each head."""
     arrays: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]])
     """What was made of weights, and structs have the addresses of."""
 
@@ -37,14 +36,13 @@ class LayerMemory:
         self.arrays.append(array)
         return address_of(array)
 
-    def angles_of(self, spec: DecoderSpec, layer: int) -> Angles | None:
-        """The angles of a layer's rotary embedding; None if it has none."""
-        rope = spec.rope_of(layer)
-        if rope is None:
-            return None
-        return self.local_angles if rope is spec.local_rope else self.angles
+    def angles_of(self, mixer: TokenMixer) -> tuple[Angles | None, bool]:
+        """The angles of a layer's rotary embedding, None for none; whether rotated pairs are neighbours."""
+        rope = mixer.rope
+        return (
+            (None, False) if rope is None else (self.angles[rope, mixer.rope_dim], rope.interleaved)
+        )
 
     def cache_addresses(self, layer: int) -> tuple[int, int]:
         """Where the keys and the values of a layer are."""
-        keys, values = self.cache.layer_arrays(layer)
-        return address_of(keys), address_of(values)
+        return self.cache.addresses(layer)

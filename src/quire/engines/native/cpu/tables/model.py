@@ -30,7 +30,7 @@ from quire.engines.native.cpu.tables.delta_net import delta_net
 from quire.engines.native.cpu.tables.ffn import ExpertScratch, dense_ffn, sparse_ffn
 from quire.engines.native.cpu.tables.latent_attention import latent_attention
 from quire.engines.native.cpu.tables.layer_inputs import layer_gate, layer_inputs
-from quire.engines.native.cpu.tables.maps import linear_map, norm_of, output_of
+from quire.engines.native.cpu.tables.maps import layer_norm_of, linear_map, norm_of, output_of
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.tables.recurrent import mamba2, short_conv
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
@@ -41,7 +41,7 @@ from quire.engines.native.cpu.weights.linear_map import (
     kernels_for,
     make_map,
 )
-from quire.engines.native.models.alibi import alibi_slopes
+from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.spec import DecoderSpec
 
 _SECOND_HALVES = {
@@ -67,9 +67,9 @@ _LAYERS: dict[str, _Fill] = {
     "project_delta": delta_net,
     "short_conv": short_conv,
     "mamba2": mamba2,
-    "mamba2_output": lambda weights, layer, _: output_of(weights, layer, "ssm_o", ""),
+    "mamba2_output": lambda weights, layer, _: output_of(weights, layer, "ssm_o", None),
     "attention_output": lambda weights, layer, _: output_of(
-        weights, layer, "o", "post_attention_norm"
+        weights, layer, "o", layer_norm_of(weights, layer, "post_attention_norm")
     ),
     "dense_gate": lambda weights, layer, _: dense_ffn(weights, layer),
     "dense_up": lambda weights, layer, _: dense_ffn(weights, layer),
@@ -87,28 +87,22 @@ def scratch_widths(spec: DecoderSpec) -> dict[str, int]:
     widths["gate"] = widths["up"] = spec.ffn_width
     if spec.layer_inputs:
         widths["layer_inputs"] = spec.num_layers * spec.layer_inputs.size
-    if spec.altup or (spec.experts and spec.experts.beside_dense):
+    if spec.altup or any(layer.experts and layer.ffn for layer in spec.layers):
         widths["beside"] = spec.hidden_size
     if spec.altup:
         widths["streams"] = spec.altup.streams * spec.hidden_size
         # The maps of the last operation leave what they make there.
         widths["gate"] = max(widths["gate"], (spec.altup.streams - 1) * spec.hidden_size)
-    for layer in range(spec.num_layers):
-        shape, mixer = spec.shape(layer), spec.mixer(layer)
-        if mixer:
-            needed = {**mixer.widths, "attention_out": mixer.out_size}
-            needed.pop("scratch", None)
-        else:
-            needed = {
-                "queries": shape.q_size,
-                "keys": shape.k_size,
-                "values": shape.v_size,
-                "attention_out": shape.out_size,
-                "gate": shape.out_size if spec.gated_attention else 0,
-            }
+    for mixer in _mixers(spec):
+        needed = {**mixer.widths, "attention_out": mixer.out_size}
+        needed.pop("scratch", None)
         for field, columns in needed.items():
             widths[field] = max(widths.get(field, 0), columns)
     return widths
+
+
+def _mixers(spec: DecoderSpec) -> list[TokenMixer]:
+    return [layer.mixer for layer in spec.layers if layer.mixer]
 
 
 def kernels_of(weights: Weights, kv_kind: int) -> set[str]:
@@ -122,7 +116,7 @@ def kernels_of(weights: Weights, kv_kind: int) -> set[str]:
     operations = {one.kernel for one in decoder_program(weights.spec, kv_kind)}
     found = (weights.tensors.get(role) for role in TABLES)
     readers = {one.reader for one in found if isinstance(one, PackedBlocks)}
-    norms = {"layer_norm"} if weights.spec.norm_kind == "layer" else set[str]()
+    norms = {"layer_norm"} if weights.spec.final_norm.kind == "layer" else set[str]()
     return {"step", *operations, *readers, *norms}.union(*map(kernels_for, matrices))
 
 
@@ -149,26 +143,18 @@ class ModelTables:
     ) -> None:
         self._step = step
         step.kv_kind = cache.kind
+        step.k_run, step.v_run = cache.run_bytes
         step.state_stride = states.stride
         self._max_rows, self._num_threads = max_rows, num_threads
         self._scratch: list[NDArray[Any]] = []
         self._program = program
-        self.angles, self.local_angles = Angles(), Angles()
+        self.angles = {rope: Angles() for rope in weights.spec.ropes}
+        """By rotary embedding and the size of the heads that it rotates."""
         self.query_factors = QueryFactors()
-        spec = weights.spec
-        experts, slopes = spec.experts, None
-        if spec.alibi:
-            slopes = alibi_slopes(spec.num_heads) * np.float32(spec.alibi)
+        experts = weights.spec.experts
         routing = ExpertScratch(experts, max_rows) if experts else None
         self._memory: LayerMemory | None = LayerMemory(
-            step,
-            self.angles,
-            self.local_angles,
-            self.query_factors,
-            cache,
-            states,
-            routing,
-            slopes,
+            step, self.angles, self.query_factors, cache, states, routing
         )
         self._fill_scratch(weights)
         self.use(weights)
@@ -214,16 +200,17 @@ class ModelTables:
         self.normed = self._add_scratch("normed", aligned_zeros((rows, widths.pop("normed"))))
         for field, columns in widths.items():
             self._add_scratch(field, aligned_zeros((rows, columns)))
-        shapes = [spec.shape(layer) for layer in range(spec.num_layers)]
-        group = self._step.group = max(shape.group for shape in shapes)
+        mixers = _mixers(spec)
+        shapes = [one.shape for one in mixers if one.shape]
+        group = self._step.group = max((shape.group for shape in shapes), default=1)
         floats = scratch_floats(
             group,
-            max(shape.head_dim for shape in shapes),
-            max(shape.value_dim for shape in shapes),
+            max((shape.head_dim for shape in shapes), default=0),
+            max((shape.value_dim for shape in shapes), default=0),
             max(
                 spec.hidden_size,
                 spec.layer_inputs.size if spec.layer_inputs else 0,
-                *(one.widths.get("scratch", 0) for one in spec.mixers if one),
+                *(one.widths.get("scratch", 0) for one in mixers),
             ),
         )
         # Quantised rows follow at a cache line, and so does the scratch of the next thread.
@@ -260,17 +247,17 @@ def _embeddings(weights: Weights) -> TokenEmbeddings:
         made.packed, made.reader = make_map(table), kernel_address(table.reader)
     made.scale = float(embedding_scale(weights))
     made.positions = address_of(weights.tensors.get("positions"))
-    if weights.spec.names.embedding_norm:
-        made.norm = norm_of(weights.spec, weights.tensors, "embedding_norm")
+    if weights.spec.embeddings.norm:
+        made.norm = norm_of(weights.spec.embeddings.norm, weights.tensors, "embedding_norm")
     return made
 
 
 def _head(weights: Weights) -> Head:
     made = Head()
-    made.norm = norm_of(weights.spec, weights.tensors, "final_norm")
+    made.norm = norm_of(weights.spec.final_norm, weights.tensors, "final_norm")
     if "head" in weights.tensors:  # a reward model has none
         made.linear = linear_map(weights.tensors, "head")
-    made.scale, made.cap = weights.spec.logits_scale, weights.spec.logits_cap
+    made.scale, made.cap = weights.spec.head.scale, weights.spec.head.cap
     return made
 
 

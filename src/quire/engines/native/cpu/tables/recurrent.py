@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.cpu.program.arguments import CausalConv, InputMap, Mamba2, ShortConv
-from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, norm_or_none
+from quire.engines.native.cpu.tables.maps import layer_norm_of, linear_map, lora_entry
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, is_bfloat16
@@ -21,7 +21,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 def short_conv(weights: Weights, layer: int, memory: LayerMemory) -> ShortConv:
     """What `short_conv` is told."""
-    mixer, made = weights.spec.mixer(layer), ShortConv()
+    mixer, made = weights.spec.layers[layer].mixer, ShortConv()
     assert isinstance(mixer, ShortConvSpec)
     made.input = _input_map(weights, layer)
     made.conv = _causal_conv(weights, layer, memory)
@@ -30,7 +30,8 @@ def short_conv(weights: Weights, layer: int, memory: LayerMemory) -> ShortConv:
 
 def mamba2(weights: Weights, layer: int, memory: LayerMemory) -> Mamba2:
     """What `mamba2` is told."""
-    mixer, tensors, made = weights.spec.mixer(layer), weights.layers[layer], Mamba2()
+    tensors, made = weights.layers[layer], Mamba2()
+    mixer = weights.spec.layers[layer].mixer
     made.is_beside_attention = isinstance(mixer, AttentionAndMamba2Spec)
     mixer = mixer.mamba if isinstance(mixer, AttentionAndMamba2Spec) else mixer
     assert isinstance(mixer, Mamba2Spec)
@@ -57,7 +58,7 @@ def mamba2(weights: Weights, layer: int, memory: LayerMemory) -> Mamba2:
 
 def _input_map(weights: Weights, layer: int) -> InputMap:
     tensors, made = weights.layers[layer], InputMap()
-    made.norm = norm_or_none(weights.spec, tensors, "attention_norm")
+    made.norm = layer_norm_of(weights, layer, "attention_norm")
     made.linear = linear_map(tensors, "in")
     made.entry = lora_entry(layer, "in")
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.program.arguments import Step
 from quire.engines.native.cpu.tables.model import ModelTables
 from quire.engines.native.cpu.weights.linear_map import address_of
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.rope import (
     cosines_and_sines,
     inverse_frequencies,
     mrope_angles,
     query_factors,
 )
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 
 FIRST_ANGLES = 1024
 """Positions whose angles are computed at the start; the others when a batch first needs them."""
@@ -34,10 +36,11 @@ class RotaryTables:
         self, step: Step, model: ModelTables, spec: DecoderSpec, max_model_len: int
     ) -> None:
         self._step, self._spec, self._max_model_len = step, spec, max_model_len
-        self._global, self._query_factors = model.angles, model.query_factors
+        self._angles, self._query_factors = model.angles, model.query_factors
         self._factors = np.zeros(0, np.float32)
-        self._ropes = [(spec.rope, model.angles), (spec.local_rope, model.local_angles)]
-        self._tables: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+        self._tables: dict[
+            tuple[RopeSpec, int], tuple[NDArray[np.float32], NDArray[np.float32]]
+        ] = {}
         self._batch: tuple[NDArray[Any], ...] = ()  # what a batch brought
         self.has_batch = False
         """Whether the step is told of what an earlier batch brought."""
@@ -49,21 +52,16 @@ class RotaryTables:
     def extend(self, needed: int) -> None:
         """Have angles of at least `needed` positions. Twice as many as before, so that it is rare."""
         length = max(needed, min(self._max_model_len, 2 * self.length))
-        for index, (rope, angles) in enumerate(self._ropes):
-            if rope is not None:
-                self._tables[index] = self._table(rope, length)
-                angles.cosines, angles.sines = map(address_of, self._tables[index])
+        for rope, head_dim in self._angles:
+            frequencies, scale = inverse_frequencies(rope, head_dim, self._max_model_len)
+            cosines, sines = cosines_and_sines(frequencies, scale, length)
+            tables = np.ascontiguousarray(cosines), np.ascontiguousarray(sines)
+            self._tables[rope, head_dim] = tables
+        self._point_to(self._tables)
         if self._spec.query_scale is not None:
             self._factors = query_factors(self._spec.query_scale, length)
             self._query_factors.factors = address_of(self._factors)
         self.length = length
-
-    def _table(self, rope: RopeSpec, length: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        frequencies, scale = inverse_frequencies(
-            rope, self._spec.rope_head_dim(rope), self._max_model_len
-        )
-        cosines, sines = cosines_and_sines(frequencies, scale, length)
-        return np.ascontiguousarray(cosines), np.ascontiguousarray(sines)
 
     def fill(self, batch: Batch) -> None:
         """Take over the positions in time, height and width of a batch for M-RoPE, if it has some.
@@ -83,17 +81,23 @@ class RotaryTables:
             index = np.ascontiguousarray(positions[0], np.int32)
             self._batch = (index,)
         else:
-            cosines, sines = (
-                mrope_angles(table, positions, self._spec.rope) for table in self._tables[0]
-            )
             index = np.arange(batch.num_rows, dtype=np.int32)
-            self._batch = (index, cosines, sines)
-            self._global.cosines, self._global.sines = address_of(cosines), address_of(sines)
+            own = {
+                key: tuple(mrope_angles(table, positions, key[0]) for table in tables)
+                for key, tables in self._tables.items()
+            }
+            self._point_to(own)
+            self._batch = (index, *(table for tables in own.values() for table in tables))
         self.has_batch = True
         self._step.rope_positions = address_of(index)
 
     def _reset(self) -> None:
         """Point to the model's own tables again, and to the positions in the batch."""
-        self._global.cosines, self._global.sines = map(address_of, self._tables[0])
+        self._point_to(self._tables)
         self._step.rope_positions = self._step.positions
         self._batch, self.has_batch = (), False
+
+    def _point_to(self, tables: Mapping[tuple[RopeSpec, int], Sequence[NDArray[Any]]]) -> None:
+        """Let the layers rotate by these cosines and sines."""
+        for key, angles in self._angles.items():
+            angles.cosines, angles.sines = map(address_of, tables[key])

@@ -147,10 +147,10 @@ class _LoraTargets:
         for target in _all_targets(spec):
             self._by_tensor.setdefault(target.tensor.name, []).append(target)
         self._experts = {
-            spec.names.layers.format(layer) + module: layer
-            for layer in range(spec.num_layers)
-            if (experts := spec.sparse_ffn(layer)) is not None
-            for module in experts.names.fused_modules
+            spec.names.layers.format(index) + module: index
+            for index, layer in enumerate(spec.layers)
+            if layer.experts
+            for module in layer.experts.names.fused_modules
         }
 
     def layer_of_experts(self, module: str) -> int | None:
@@ -201,7 +201,7 @@ def _all_targets(spec: DecoderSpec) -> Iterator[_LoraTarget]:
     for tensor in spec.global_tensors():
         if tensor.role in ("embeddings", "head"):
             yield _LoraTarget(None, tensor)
-    if spec.tied_embeddings:
+    if spec.head.tied:
         shape = (spec.vocab_size, spec.hidden_size)
         yield _LoraTarget(None, TensorSpec("head", spec.names.head, shape))
     for layer in range(spec.num_layers):
@@ -230,7 +230,7 @@ class _LoraReader:
         tensors = read_tensors(adapter)
         for module, matrix in tensors.own.items():
             for target in of(module, adapter, "embeddings", "head"):
-                tied = self._weights.spec.tied_embeddings
+                tied = self._weights.spec.head.tied
                 for role in ("embeddings", "head") if tied else (target.tensor.role,):
                     self._replace(role, module, target, matrix)
         for module, matrix in tensors.matrices.items():

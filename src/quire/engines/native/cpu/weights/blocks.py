@@ -29,7 +29,7 @@ from quire.engines.native.cpu.program.machine_code import kernel_function
 if TYPE_CHECKING:
     from quire.gguf.blocks import Integers
 
-_DROPPED = 128 * 2**20
+_DROPPED = 16 * 2**20
 """Bytes after whose packing the pages that were read are dropped."""
 _PIECE = 1 << 20  # weights that one thread packs at a time
 _SUPERS: dict[str, tuple[int, ...]] = {

@@ -16,6 +16,7 @@ from quire.engines.native.cpu.memory.arrays import has_huge_pages, huge_bytes, w
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.cpu.weights.mxfp4 import Mxfp4Reader
 from quire.engines.native.cpu.weights.packed import Packer, QuantizedKind, Tensor
+from quire.engines.native.models.layers.layer import LayerSpec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import Rows, TensorSpec, find_part
 from quire.errors import EngineDeadError, WeightsError
@@ -132,8 +133,8 @@ def load_weights(
         tensors["head"] = reader.read_tied_head(tensors["embeddings"])
     layers = tuple(
         {tensor.role: reader.read(tensor) for tensor in spec.layer_tensors(layer)}
-        | _unit_norms(spec, layer)
-        for layer in range(spec.num_layers)
+        | _unit_norms(own)
+        for layer, own in enumerate(spec.layers)
     )
     weights = Weights(spec, tensors, layers)
     if grows:
@@ -142,13 +143,13 @@ def load_weights(
     return dataclasses.replace(weights, files=reader.finish(arrays))
 
 
-def _unit_norms(spec: DecoderSpec, layer: int) -> dict[str, NDArray[np.float32]]:
-    """Norms of heads that have no weights in a folder: see `DecoderSpec.unit_norms`, `value_norms`."""
-    shape, norms = spec.shape(layer), dict[str, NDArray[np.float32]]()
-    if spec.unit_norms and spec.rope_of(layer) is not None:
-        norms |= dict.fromkeys(("q_norm", "k_norm"), np.ones(shape.head_dim, np.float32))
-    if spec.value_norms and spec.kv_source(layer) == layer:
-        norms["v_norm"] = np.ones(shape.value_dim, np.float32)
+def _unit_norms(layer: LayerSpec) -> dict[str, NDArray[np.float32]]:
+    """The weights of norms of heads that have none in a folder."""
+    own, norms = layer.attention, dict[str, NDArray[np.float32]]()
+    if own and own.norms and not own.norms.norm.weights:
+        norms |= dict.fromkeys(("q_norm", "k_norm"), np.ones(own.shape.head_dim, np.float32))
+    if own and own.value_norm and own.kv_source is None:
+        norms["v_norm"] = np.ones(own.shape.value_dim, np.float32)
     return norms
 
 
@@ -261,13 +262,13 @@ def _tied_as_stored(spec: DecoderSpec, source: WeightsFolder, *, with_head: bool
     A writer may have kept either of two tied ones: then the head is known as the embeddings, too.
     """
     names = spec.names
-    if not spec.tied_embeddings or names.head not in source:
+    if not spec.head.tied or names.head not in source:
         return spec
     if names.embeddings not in source:
         source.alias(names.embeddings, names.head)
         return spec
     untied = with_head and source.are_untied(names.embeddings, names.head)
-    return dataclasses.replace(spec, tied_embeddings=not untied)
+    return dataclasses.replace(spec, head=dataclasses.replace(spec.head, tied=not untied))
 
 
 def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
@@ -354,7 +355,7 @@ def check_files(weights: Weights) -> None:
 
 def embedding_scale(weights: Weights) -> np.float32:
     """What embeddings are multiplied by; see `DecoderSpec.round_embedding_scale`."""
-    return _scale_of(weights, "embeddings", weights.spec.embedding_scale)
+    return _scale_of(weights, "embeddings", weights.spec.embeddings.scale)
 
 
 def layer_embedding_scale(weights: Weights) -> np.float32:
@@ -366,7 +367,7 @@ def layer_embedding_scale(weights: Weights) -> np.float32:
 def _scale_of(weights: Weights, role: str, value: float) -> np.float32:
     scale, table = np.float32(value), weights.tensors[role]
     is_bfloat16 = isinstance(table, np.ndarray) and table.dtype == np.uint16
-    if weights.spec.round_embedding_scale and is_bfloat16:
+    if weights.spec.embeddings.rounds_scale and is_bfloat16:
         return widen(round_to_bfloat16(np.array([scale])))[0]
     return scale
 

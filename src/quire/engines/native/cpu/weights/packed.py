@@ -31,7 +31,7 @@ from quire.engines.native.cpu.kernels.layout import (
 from quire.engines.native.cpu.program.machine_code import kernel_function
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.models import spec as spec_module
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
 from quire.machine.cache import keep, key_of, read_kept
@@ -224,8 +224,11 @@ def _by_block(values: NDArray[Any], padded_columns: int) -> NDArray[Any]:
 
 _GROUPS: dict[QuantizedKind, int] = {"int8": 64, "int4": 32}
 _KERNELS = Path(__file__).parents[1] / "kernels"
+_MODELS = Path(spec_module.__file__ or "").parent
 _CODE = [
     *(Path(module.__file__ or "") for module in (matrix_module, rounding, spec_module)),
+    _MODELS / "names.py",
+    *sorted((_MODELS / "layers").glob("*.py")),
     *(_KERNELS / name for name in ("rounding.py", "block_packing.py")),
 ]
 """Modules that a kept file follows from, beside this one."""
@@ -265,7 +268,7 @@ class Packer:
         That is every byte of the source: two models may differ in a few rows alone.
         """
         # What stretches the context changes no weight.
-        shape = dataclasses.replace(spec, rope=RopeSpec(), local_rope=None, max_positions=0)
+        shape = dataclasses.replace(spec.without_rope(), max_positions=0)
         return key_of(
             self._source.fingerprint(self._threads),
             shape,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from quire.engines.native.models.layers.mixer import StateMixer
 from quire.engines.native.models.tensors import Rows, TensorSpec
 
 TAPS = 4
@@ -42,7 +43,7 @@ class DeltaNetNames:
 
 
 @dataclass(frozen=True, slots=True)
-class DeltaNetSpec:
+class DeltaNetSpec(StateMixer):
     """A gated delta net (arXiv 2412.06464): several value heads may share a key head.
 
     Its maps are queries, keys and values, the gate `z` of the output, and for each value head a rate and a
@@ -84,11 +85,6 @@ class DeltaNetSpec:
         slices = -(-self.value_size // SLICE)
         matrices = self.value_heads * slices * self.key_size * SLICE
         return (TAPS - 1) * self.channels + matrices
-
-    @property
-    def attends(self) -> bool:
-        """It has nothing in the KV cache."""
-        return False
 
     @property
     def widths(self) -> Mapping[str, int]:

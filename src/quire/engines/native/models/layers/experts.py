@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from quire.engines.native.models.layers.ffn import Activation
 from quire.engines.native.models.tensors import TensorPart, TensorSpec
 
 Scores = Literal["softmax", "sigmoid", "sigmoid_of_chosen"]
@@ -106,17 +107,13 @@ class ExpertsSpec:
     count: int
     per_token: int
     ffn_size: int
-    sparse: tuple[bool, ...]
-    """For each layer, whether its FFN is sparse."""
+    activation: Activation = "silu"
     router: RouterSpec = RouterSpec()
     shared_size: int = 0
     shared_gated: bool = False
     """The shared expert is weighted by the sigmoid of a score of its own."""
     biases: bool = False
     """The linear maps of the router and of the experts have biases."""
-    beside_dense: bool = False
-    """Sparse layers have the dense FFN, too. Each of both has norms of its own, before and after; the norm
-    after the FFN is for their sum."""
     names: ExpertNames = ExpertNames()
 
     @property
@@ -130,9 +127,9 @@ class ExpertsSpec:
         return self.count + bool(self.shared_size)
 
     def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
-        """The tensors of one layer: `router`, `router_correction` if there is one,
-        `experts.<i>.gate`, `.up` and `.down` and, with a shared expert, `shared_score` if it is gated
-        and, as the expert after the last, its three.
+        """The tensors of one layer: `router`, and as there are `router_correction`, `router_norm` and
+        `expert_scales`; `experts.<i>.gate`, `.up` and `.down` and, with a shared expert, `shared_score` if
+        it is gated and, as the expert after the last, its three.
         """
         names, count = self.names, self.count
         whole = (count, hidden)
@@ -142,27 +139,24 @@ class ExpertsSpec:
             yield self._correction(prefix)
         if self.biases:
             yield TensorSpec("router_bias", f"{prefix}{names.router}.bias", (count,))
-        yield from self._vectors(prefix, hidden)
+        if self.router.has_norm:
+            name = f"{prefix}{names.router_norm}"
+            yield TensorSpec("router_norm", name, (hidden,), factor=hidden**-0.5)
+        if self.router.scales_experts:
+            yield TensorSpec("expert_scales", f"{prefix}{names.expert_scales}", (count,))
         for expert in range(count):
             yield from self._expert_tensors(prefix, hidden, expert)
         if self.shared_size:
             yield from self._shared_tensors(prefix, hidden)
 
-    def _vectors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
-        """`router_norm`, `expert_scales`, `experts_norm`, `experts_output_norm`, `dense_norm`, as there are."""
-        names = self.names
-        if self.router.has_norm:
-            name = f"{prefix}{names.router_norm}"
-            yield TensorSpec("router_norm", name, (hidden,), factor=hidden**-0.5)
-        if self.router.scales_experts:
-            yield TensorSpec("expert_scales", f"{prefix}{names.expert_scales}", (self.count,))
-        if self.beside_dense:
-            for role, name in (
-                ("experts_norm", names.input_norm),
-                ("experts_output_norm", names.output_norm),
-                ("dense_norm", names.dense_norm),
-            ):
-                yield TensorSpec(role, f"{prefix}{name}.weight", (hidden,))
+    def norm_tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
+        """The norms of a sparse FFN beside a dense one: before it, after it, and after the dense one."""
+        for role, name in (
+            ("experts_norm", self.names.input_norm),
+            ("experts_output_norm", self.names.output_norm),
+            ("dense_norm", self.names.dense_norm),
+        ):
+            yield TensorSpec(role, f"{prefix}{name}.weight", (hidden,))
 
     def _correction(self, prefix: str) -> TensorSpec:
         names, size = self.names, (self.count,)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quire.engines.native.models.layers.attention import AttentionShape
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.tensors import Rows, TensorSpec
 
 NORM_EPS = 1e-6
@@ -29,7 +30,11 @@ class LatentAttentionSpec:
     nope_dim: int
     """Dimensions of a query that are not rotated."""
     rope_dim: int
+    """Dimensions of a query that are rotated, and those of the key that all heads share."""
     value_dim: int
+    rope: RopeSpec | None
+    scale: float
+    """The scores are multiplied by it."""
     is_split: bool = False
     """The folder has the maps of keys and of values apart, those of keys as they are computed with."""
     bias: bool = False
@@ -50,10 +55,6 @@ class LatentAttentionSpec:
         return 0
 
     @property
-    def attends(self) -> bool:
-        return True
-
-    @property
     def out_size(self) -> int:
         return self.heads * self.value_dim
 
@@ -66,6 +67,9 @@ class LatentAttentionSpec:
             "up": max(self.heads * self.q_dim, self.shape.out_size),
             "scratch": max(self.nope_dim, self.value_dim) + self.kv_rank,
         }
+
+    def with_rope(self, rope: RopeSpec | None) -> LatentAttentionSpec:
+        return replace(self, rope=rope)
 
     def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
         """`q_a`, `kv_a`, `o`, with a rank of queries `q_b`, norms, and for each head `k.<i>` and `v.<i>`.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from quire.engines.native.models.layers.attention import AttentionShape
+from quire.engines.native.models.layers.attention import AttentionShape, AttentionSpec
+from quire.engines.native.models.layers.mixer import StateMixer
+from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.tensors import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Mamba2Spec:
+class Mamba2Spec(StateMixer):
     """`z, x, b, c, dt = in(h)`; x, b and c go through a causal convolution with SiLU.
 
     Then each head has a state that decays and takes up x, by b and dt, and is read by c: see
@@ -71,11 +73,6 @@ class Mamba2Spec:
         return self.conv_floats + self.inner * self.state_size
 
     @property
-    def attends(self) -> bool:
-        """Never: it has no keys and values."""
-        return False
-
-    @property
     def out_size(self) -> int:
         """One number for each of x."""
         return self.inner
@@ -108,11 +105,21 @@ class Mamba2Spec:
 class AttentionAndMamba2Spec:
     """Attention and Mamba-2 beside each other: both read one norm, and both are added to the residual."""
 
-    shape: AttentionShape
+    attention: AttentionSpec
     mamba: Mamba2Spec
     """Its output map has the role `ssm_o`."""
-    bias: bool = False
-    """Biases of the four maps of attention."""
+
+    @property
+    def shape(self) -> AttentionShape:
+        return self.attention.shape
+
+    @property
+    def rope(self) -> RopeSpec | None:
+        return self.attention.rope
+
+    @property
+    def rope_dim(self) -> int:
+        return self.attention.rope_dim
 
     @property
     def state_floats(self) -> int:
@@ -120,32 +127,19 @@ class AttentionAndMamba2Spec:
         return self.mamba.state_floats
 
     @property
-    def attends(self) -> bool:
-        """Always."""
-        return True
-
-    @property
     def out_size(self) -> int:
         """What attention gives."""
-        return self.shape.out_size
+        return self.attention.out_size
 
     @property
     def widths(self) -> Mapping[str, int]:
         """Those of both; `up` holds what Mamba-2 gives."""
-        shape = self.shape
-        own = {"queries": shape.q_size, "keys": shape.k_size, "values": shape.v_size}
-        return {**own, **self.mamba.widths, "up": self.mamba.inner}
+        return {**self.attention.widths, **self.mamba.widths, "up": self.mamba.inner}
+
+    def with_rope(self, rope: RopeSpec | None) -> AttentionAndMamba2Spec:
+        return replace(self, attention=self.attention.with_rope(rope))
 
     def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
-        """`q`, `k`, `v` and `o` of attention, then those of Mamba-2."""
-        shape = self.shape
-        for role, matrix in (
-            ("q", (shape.q_size, hidden)),
-            ("k", (shape.k_size, hidden)),
-            ("v", (shape.v_size, hidden)),
-            ("o", (hidden, shape.out_size)),
-        ):
-            yield TensorSpec(role, f"{prefix}self_attn.{role}_proj.weight", matrix)
-            if self.bias:
-                yield TensorSpec(f"{role}_bias", f"{prefix}self_attn.{role}_proj.bias", matrix[:1])
+        """Those of attention, then those of Mamba-2."""
+        yield from self.attention.tensors(prefix, hidden)
         yield from self.mamba.tensors(prefix, hidden)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from quire.engines.native.models.layers.mixer import StateMixer
 from quire.engines.native.models.tensors import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
-class ShortConvSpec:
+class ShortConvSpec(StateMixer):
     """`b, c, x = in(h)`, and `o(c * conv(b * x))` with a causal convolution over each channel."""
 
     channels: int
@@ -24,11 +25,6 @@ class ShortConvSpec:
     def state_floats(self) -> int:
         """The last inputs of the convolution."""
         return (self.width - 1) * self.channels
-
-    @property
-    def attends(self) -> bool:
-        """Never: it has no keys and values."""
-        return False
 
     @property
     def out_size(self) -> int:
