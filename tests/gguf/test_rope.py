@@ -204,8 +204,9 @@ def test_longrope_is_by_the_length_of_the_text(spec: Any) -> None:
     found = spec("phi3", tensors, **PHI)
     assert (found.rope.kind, found.rope.positions, rotary_dim(found)) == ("longrope", 32, 12)
     plain, _ = inverse_frequencies(RopeSpec(theta=1e4, partial=0.75), 16, 64)
+    rope, head_dim = found.ropes[0]
     for length, name in ((32, "short"), (33, "long")):
-        frequencies, factor = inverse_frequencies(*found.ropes[0], length)
+        frequencies, factor = inverse_frequencies(rope, head_dim, length)
         np.testing.assert_array_equal(frequencies, plain / tensors[f"rope_factors_{name}.weight"])
         assert np.float32(factor) == np.float32(1.19)
 
