@@ -15,7 +15,7 @@ from quire.engines.native.media.encoder import TOWERS
 from quire.engines.native.models.registry import DECODERS, spec_of
 from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import ModelError
-from quire.gguf.architectures import ARCHITECTURES
+from quire.gguf.architectures.table import ARCHITECTURES
 from quire.quantization.formats import METHODS
 from quire.weights.hub_config import HubConfig
 

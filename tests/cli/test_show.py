@@ -16,8 +16,10 @@ from gguf import GGMLQuantizationType, quants
 from quire.cli.main import main
 from quire.demo import demo_model_path
 from tests.gguf.chat_files import TOKENIZER, write_chat, write_other, write_split
+from tests.gguf.model_files import write_model
+from tests.gguf.model_metadata import llama3_divisors
 from tests.gguf.ollama_store import OllamaStore
-from tests.gguf.writing import llama3_divisors, tiny_tensors, write_file, write_model, write_tiny
+from tests.gguf.writing import tiny_tensors, write_file, write_tiny
 
 Show = Callable[..., tuple[int, dict[str, str], str]]
 

@@ -16,10 +16,10 @@ from quire.gguf.reader import GgufFile, StringList
 from quire.weights.safetensors import SafetensorsFile
 from tests.engines.native.random_adapters import make_random_adapter
 from tests.engines.native.random_models import make_random_model
+from tests.gguf.block_models import write_blocks
 from tests.gguf.chat_files import write_chat, write_split
-from tests.gguf.test_convert import run, with_tokenizer
-from tests.gguf.test_models import write_blocks
-from tests.gguf.test_weights import make
+from tests.gguf.converting import run, with_tokenizer
+from tests.gguf.model_folders import make_model_folder
 
 
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def assert_same_files(one: GgufFile, other: GgufFile) -> None:
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_k_m"])
 @pytest.mark.parametrize("name", ["llama2", "qwen2", "gemma3", "phi3", "qwen3_moe", "granite"])
 def test_another_type_is_that_of_the_folder(tmp_path: Path, name: str, kind: str) -> None:
-    folder = with_tokenizer(make(tmp_path, name))
+    folder = with_tokenizer(make_model_folder(tmp_path, name))
     file = run(folder, tmp_path / "f32.gguf", type="f32")
     direct = GgufFile(run(folder, tmp_path / "direct.gguf", type=kind))
     assert_same_files(GgufFile(run(file, tmp_path / "other.gguf", type=kind)), direct)

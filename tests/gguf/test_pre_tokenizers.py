@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 
 from quire.gguf.pre_tokenizers import PRE_TOKENIZERS, recognise
-from tests.gguf.writing import LLAMA_CPP, llama_cpp
+from tests.gguf.llama_cpp import LLAMA_CPP, llama_cpp
 
 HARD = (
     "",

@@ -1,133 +1,47 @@
-"""The reader of GGUF files: what it reads of a sound file, and every way in which one can be wrong.
+"""The reader of GGUF files: what it reads of a sound file, and headers that are wrong.
 
-Wrong files are written byte by byte. None may end in anything but an error of quire's own, at once and in
-little memory.
+None may end in anything but an error of quire's own, at once and in little memory.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import random
 import struct
-import time
-import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
-from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError, WeightsError
-from quire.gguf.architectures import config_of
-from quire.gguf.finding import find_gguf
+from quire.errors import UnsupportedModelError, WeightsError
 from quire.gguf.reader import GgufFile, StringList
 from quire.gguf.tensor_types import REFUSED_TYPES
-from quire.gguf.tokenizer import read_tokenizer
-from quire.gguf.weights import GgufSource, open_files
-from tests.gguf.writing import write_file, write_tiny
-
-U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
-"""The types of values."""
-FORMS = dict(
-    zip((U8, I8, U16, I16, U32, I32, F32, BOOL, U64, I64, F64), "BbHhIif?Qqd", strict=True)
+from tests.gguf.raw_files import (
+    ARRAY,
+    BOOL,
+    F32,
+    F64,
+    HUGE,
+    I32,
+    MOST,
+    STRING,
+    U8,
+    U16,
+    U32,
+    U64,
+    Opener,
+    Raw,
+    array,
+    entry,
+    header,
+    little_memory,
+    number,
+    text,
 )
-HUGE = 1 << 60
-MOST = (1 << 64) - 1
-
-
-# ---- files byte by byte
-
-
-class Raw(NamedTuple):
-    """A tensor as the header has it, with its dimensions in the file's order."""
-
-    name: bytes = b"w"
-    dimensions: Sequence[int] = (32,)
-    type: int = 0
-    offset: int = 0
-
-
-def text(content: bytes) -> bytes:
-    return struct.pack("<Q", len(content)) + content
-
-
-def entry(key: bytes, kind: int, value: bytes) -> bytes:
-    """A key with its value."""
-    return text(key) + struct.pack("<I", kind) + value
-
-
-def number(key: bytes, kind: int, value: float) -> bytes:
-    return entry(key, kind, struct.pack(f"<{FORMS[kind]}", value))
-
-
-def array(key: bytes, kind: int, count: int, content: bytes = b"") -> bytes:
-    return entry(key, ARRAY, struct.pack("<IQ", kind, count) + content)
-
-
-def header(
-    keys: Sequence[bytes] = (),
-    tensors: Sequence[Raw] = (),
-    *,
-    start: bytes = struct.pack("<4sI", b"GGUF", 3),
-    key_count: int | None = None,
-    tensor_count: int | None = None,
-) -> bytes:
-    counts = (
-        len(tensors) if tensor_count is None else tensor_count,
-        len(keys) if key_count is None else key_count,
-    )
-    entries = [
-        text(one.name)
-        + struct.pack(f"<I{len(one.dimensions)}Q", len(one.dimensions), *one.dimensions)
-        + struct.pack("<IQ", one.type, one.offset)
-        for one in tensors
-    ]
-    return start + struct.pack("<QQ", *counts) + b"".join((*keys, *entries))
-
-
-class Opener:
-    """Opens files of a header and some bytes of data."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "model.gguf"
-
-    def __call__(self, head: bytes, data: int = 0, alignment: int = 32) -> GgufFile:
-        padding = bytes(-len(head) % alignment) if data else b""
-        self.path.write_bytes(head + padding + bytes(data))
-        return GgufFile(self.path)
-
-    def refuses(
-        self, words: str, head: bytes, data: int = 0, error: type[ModelError] = WeightsError
-    ) -> None:
-        """Check that the file is refused in these words, which follow its path."""
-        with pytest.raises(error, match=words) as caught:
-            self(head, data)
-        assert type(caught.value) is error
-        assert str(caught.value).startswith(str(self.path))
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Opener:
-    return Opener(tmp_path)
-
-
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """Checks that what happens inside takes no second, and no memory to speak of."""
-    tracemalloc.start()
-    begin = time.monotonic()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-        assert time.monotonic() - begin < 5, "it takes a millisecond"
-    finally:
-        tracemalloc.stop()
-
+from tests.gguf.writing import write_file
 
 # ---- what a sound file says
 
@@ -420,207 +334,3 @@ def test_types_that_are_not_read(opened: Opener, number: int, words: str) -> Non
     """llama.cpp #10757, for one, ended in a crash."""
     head = header([], [Raw(dimensions=(256,), type=number)])
     opened.refuses(words, head, 4096, UnsupportedModelError)
-
-
-# ---- files that are no files, or cut short
-
-
-def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="There is no file"):
-        GgufFile(tmp_path / "a.gguf")
-
-
-def test_what_cannot_be_mapped(tmp_path: Path) -> None:
-    (tmp_path / "empty.gguf").touch()
-    os.mkfifo(tmp_path / "pipe.gguf")
-    for name in ("empty.gguf", "pipe.gguf"):
-        with pytest.raises(WeightsError, match=f"{name} is empty"):
-            GgufFile(tmp_path / name)
-    with pytest.raises(WeightsError, match="cannot be mapped"):
-        GgufFile(tmp_path)
-
-
-def test_a_header_that_is_cut_anywhere(small: Path) -> None:
-    content, size = small.read_bytes(), GgufFile(small).header_size
-    for end in range(size):
-        small.write_bytes(content[:end])
-        with pytest.raises(ModelError) as caught:
-            GgufFile(small)
-        assert str(small) in str(caught.value)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.9, 0.999])
-def test_data_that_are_cut(small: Path, share: float) -> None:
-    """llama.cpp #6774: it was mapped, and read until the process was killed."""
-    file = GgufFile(small)
-    begin = min(one.start for one in file.tensors.values())
-    os.truncate(small, begin + int((file.size - begin) * share))
-    with pytest.raises(WeightsError, match=r"cut short: .* ends at .*\. Download it"):
-        GgufFile(small)
-
-
-# ---- any damage: nothing but errors of quire's own, up to the tokenizer
-
-
-def sentencepiece() -> dict[str, Any]:
-    tokens = ["<unk>", "<s>", "</s>", "<0x41>", "<0x42>", "▁", *"abcd", "ab", "▁a", "▁ab", "<x>"]
-    return {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": [-float(one) for one in range(len(tokens))],
-        "tokenizer.ggml.token_type": [np.int32(one) for one in (2, 3, 3, 6, 6, *[1] * 8, 4)],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.chat_template": "{{ messages }}",
-    }
-
-
-def byte_pairs() -> dict[str, Any]:
-    tokens = ["<|endoftext|>", *"abcd", "ab", "Ġ", "Ġa", "Ġab", "cd", "abcd", "<|im_end|>", "<x>"]
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "qwen2",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [np.int32(one) for one in (3, *[1] * 10, 3, 4)],
-        "tokenizer.ggml.merges": ["a b", "Ġ a", "Ġa b", "c d", "ab cd"],
-        "tokenizer.ggml.eos_token_id": 0,
-        "tokenizer.ggml.suppress_tokens": [3, 4],
-        "tokenizer.chat_template": "{{ messages }}",
-        "tokenizer.chat_template.tool_use": "{{ tools }}",
-    }
-
-
-MODELS: dict[str, dict[str, Any]] = {
-    "llama": {
-        ".attention.head_count_kv": [2, 2],
-        ".rope.scaling.type": "yarn",
-        ".rope.scaling.factor": 2.0,
-        "general.name": "Llama 3.1",
-        **sentencepiece(),
-    },
-    "gemma3": {
-        ".attention.sliding_window": 32,
-        ".attention.sliding_window_pattern": [True, False],
-        ".final_logit_softcapping": 30.0,
-        "split.count": np.uint16(1),
-        **byte_pairs(),
-    },
-}
-
-
-@pytest.fixture(params=MODELS)
-def small(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A model of a few kilobytes of header."""
-    return write_tiny(tmp_path / "small.gguf", request.param, metadata=MODELS[request.param])
-
-
-def open_all(path: Path) -> list[ModelError]:
-    """Open a model as far as its folder can be made; return the errors. Others come through."""
-    errors: list[ModelError] = []
-    try:
-        files = open_files(path)
-    except ModelError as error:
-        return [error]
-    try:
-        source = GgufSource(files, config_of(files))
-        for name in source.names():
-            source.tensor(name)
-    except ModelError as error:
-        errors.append(error)
-    try:
-        read_tokenizer(files[0].metadata, str(path))
-    except ModelError as error:
-        errors.append(error)
-    return errors
-
-
-def test_the_models_that_are_damaged_are_whole_before(small: Path) -> None:
-    assert open_all(small) == []
-
-
-NUMBERS = (0, 1, 1 << 31, (1 << 32) - 1, HUGE, 1 << 63, MOST - 7, MOST)
-
-
-def test_a_header_with_any_byte_changed(small: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Each byte changed in three ways, and a number at each place: some thousands of files."""
-    caplog.set_level(logging.CRITICAL)
-    chance = random.Random(0)
-    content, size = small.read_bytes(), GgufFile(small).header_size
-    refused = 0
-    with small.open("r+b", buffering=0) as file:
-        for at in range(size):
-            old = content[at]
-            number = struct.pack("<Q", chance.choice(NUMBERS))[: size - at]
-            for new in (b"\0", b"\xff", bytes([old ^ 1 << chance.randrange(8)]), number):
-                file.seek(at)
-                file.write(new)
-                refused += bool(open_all(small))
-                file.seek(at)
-                file.write(content[at : at + 8])
-    assert refused > size
-
-
-VALUES: dict[str, Callable[[bytes], bytes]] = {
-    "nothing": lambda key: b"",
-    "0": lambda key: number(key, U32, 0),
-    "-1": lambda key: number(key, I32, -1),
-    "2^64 - 1": lambda key: number(key, U64, MOST),
-    "NaN": lambda key: number(key, F32, float("nan")),
-    "infinity": lambda key: number(key, F64, float("inf")),
-    "1e300": lambda key: number(key, F64, 1e300),
-    "true": lambda key: number(key, BOOL, 1),
-    "no text": lambda key: entry(key, STRING, text(b"")),
-    "text": lambda key: entry(key, STRING, text(b"\xff" * 300)),
-    "no numbers": lambda key: array(key, U32, 0),
-    "a number": lambda key: array(key, I64, 1, struct.pack("<q", -1)),
-    "numbers": lambda key: array(key, U64, 2, struct.pack("<QQ", 0, MOST)),
-    "NaNs": lambda key: array(key, F32, 2, struct.pack("<ff", float("nan"), float("nan"))),
-    "flags": lambda key: array(key, BOOL, 2, b"\0\1"),
-    "no texts": lambda key: array(key, STRING, 0),
-    "texts": lambda key: array(key, STRING, 2, text(b"") + text(b"\xff")),
-}
-
-
-@pytest.mark.parametrize("value", VALUES)
-def test_a_key_with_any_value(small: Path, value: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Each key in turn, and two that these models do not have."""
-    caplog.set_level(logging.CRITICAL)
-    content, file = small.read_bytes(), GgufFile(small)
-    begin = min(one.start for one in file.tensors.values())
-    keys = [key.encode() for key in file.metadata]
-    starts = [content.index(text(key)) for key in keys]
-    ends = [*starts[1:], content.index(text(next(iter(file.tensors)).encode()))]
-    more = (b"general.alignment", b"split.no")
-    spans = [*zip(keys, starts, ends, strict=True), *((key, 24, 24) for key in more)]
-    refused = 0
-    for key, start, end in spans:
-        new = VALUES[value](key)
-        count = len(keys) + (key in more and bool(new)) - (key not in more and not new)
-        head = content[:16] + struct.pack("<Q", count) + content[24:start] + new
-        head += content[end : file.header_size]
-        small.write_bytes(head + bytes(-len(head) % 32) + content[begin:])
-        refused += bool(open_all(small))
-    assert refused > 3
-
-
-@pytest.mark.parametrize("value", [[np.uint32(1), np.uint32(2)], "model", 2.0])
-def test_a_total_of_tensors_that_is_no_number(tmp_path: Path, value: Any) -> None:
-    split = {"split.count": np.uint16(2)}
-    first, second = (tmp_path / f"a-0000{number}-of-00002.gguf" for number in (1, 2))
-    total = {"split.no": np.uint16(0), "split.tensors.count": value}
-    write_tiny(first, metadata={**split, **total})
-    write_file(second, {**split, "split.no": np.uint16(1)}, {})
-    with pytest.raises(WeightsError, match=r"split\.tensors\.count is"):
-        open_files(first)
-
-
-@pytest.mark.parametrize("key", ["general.type", "general.architecture"])
-@pytest.mark.parametrize("value", [[1, 2], ["model", "clip"], 1])
-def test_a_kind_that_is_no_text_among_other_files(tmp_path: Path, key: str, value: Any) -> None:
-    """A folder's headers are read only where it has several files."""
-    right = write_tiny(tmp_path / "right.gguf")
-    write_tiny(tmp_path / "wrong.gguf", metadata={key: value})
-    found: Path | None = None
-    with suppress(ModelNotFoundError):
-        found = find_gguf(tmp_path, None, str(tmp_path))
-    assert found in (None, right)

@@ -13,8 +13,8 @@ import torch
 from quire import ChatModel
 from quire.errors import ConfigError
 from quire.gguf.folder import make_folder
+from tests.gguf.block_models import Oracle
 from tests.gguf.real_files import gemma3, smollm2
-from tests.gguf.test_models import Oracle
 
 NEW_TOKENS = 64
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}

@@ -21,9 +21,9 @@ from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import QuireError
-from quire.gguf.arch_header import shortest
-from quire.gguf.arch_rope import TENSORS as ROPE_TENSORS
-from quire.gguf.architectures import config_of
+from quire.gguf.config.header import shortest
+from quire.gguf.config.reading import config_of
+from quire.gguf.config.rope import TENSORS as ROPE_TENSORS
 from quire.gguf.reader import GgufFile, StringList, Value
 from quire.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from quire.gguf.weights import GgufSource, open_files

@@ -17,11 +17,12 @@ import numpy as np
 
 from quire.convert.header import BLOCKS_VERSION, FILE_TYPES
 from quire.convert.merging import MergedFolder
-from quire.convert.tensors import Mixture, Planned, encoded, pieces, plan_tensors, type_of
+from quire.convert.planned import Planned
+from quire.convert.tensors import Mixture, encoded, pieces, plan_tensors, type_of
 from quire.errors import ConfigError, UnsupportedModelError
-from quire.gguf.arch_header import Header
-from quire.gguf.architectures import architecture_of
 from quire.gguf.blocks import check_type, dequantize, is_block_type
+from quire.gguf.config.header import Header
+from quire.gguf.config.reading import architecture_of
 from quire.gguf.folder import gguf_file_of
 from quire.gguf.quantize import KINDS, Bytes
 from quire.gguf.reader import GgufEntry, GgufFile

@@ -24,10 +24,10 @@ from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import UnsupportedModelError, WeightsError
-from quire.gguf.arch_experts import FAMILIES, ExpertFamily
-from quire.gguf.arch_header import Header
-from quire.gguf.arch_mixers import TILED_OUTPUT
 from quire.gguf.blocks import is_block_type
+from quire.gguf.config.experts import FAMILIES, ExpertFamily
+from quire.gguf.config.header import Header
+from quire.gguf.config.mixers import TILED_OUTPUT
 from quire.gguf.folder import gguf_file_of
 from quire.gguf.quantize import Bytes, Floats, encode
 from quire.gguf.weights import open_files

@@ -18,7 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.convert.merging import MergedFolder
+from quire.convert.mixers import delta_net_keys, latent_keys
 from quire.engines.native.models.layers.attention import AttentionSpec
+from quire.engines.native.models.layers.delta_net import DeltaNetSpec
+from quire.engines.native.models.layers.experts import Scores
+from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
 from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.layers.short_conv import ShortConvSpec
@@ -26,8 +30,11 @@ from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.rope import inverse_frequencies, read_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import UnsupportedModelError
-from quire.gguf.arch_experts import FAMILIES
-from quire.gguf.architectures import ARCHITECTURES, Architecture, config_of, eps_key
+from quire.gguf.architectures.declaration import Architecture
+from quire.gguf.architectures.table import ARCHITECTURES
+from quire.gguf.config.classic import eps_key
+from quire.gguf.config.experts import FAMILIES, SIGMOID, SOFTMAX, ExpertFamily
+from quire.gguf.config.reading import config_of
 from quire.gguf.reader import GgufFile
 from quire.gguf.writer import Written
 from quire.weights.folder import read_json
@@ -46,10 +53,11 @@ _OF_TYPES: Final[Mapping[str, Architecture]] = {
     if architecture.is_written
     for model_type in architecture.model_types
 }
+_QWEN3_5_SECTIONS: Final = (11, 11, 10)  # where the config names none
 _WITH_BETAS: Final = ("mistral3",)
 """The architectures for which llama.cpp reads YaRN's two betas."""
 _SAME_ANGLES = 2e-6  # of a frequency: a file has divisors of frequencies, in float32
-_FREE: Final = ("model_type", "names", "quantization")
+_FREE: Final = ("model_type", "names", "quantization", "is_split", "tiled_output")
 """What a file need not say."""
 _Difference: TypeAlias = tuple[str, Any, Any]
 
@@ -77,7 +85,7 @@ def header_of(
     Raises:
         UnsupportedModelError: llama.cpp does not compute something that the model has.
     """
-    attention = spec.attention
+    attention = _attention(spec)
     if attention is None:
         raise UnsupportedModelError(
             f"{folder}: no layer of this model has attention; quire writes no GGUF file of such a model"
@@ -93,6 +101,7 @@ def header_of(
         "attention.value_length": attention.shape.value_dim,
         eps_key(architecture): float(spec.final_norm.eps),
         "n_deepstack_layers": _deepstack_layers(folder, architecture),
+        "rope.dimension_sections": _sections(folder, architecture),
         **_ffn(spec, architecture, folder),
         **_windows(spec, architecture),
         **_rope(spec, attention, architecture, folder),
@@ -108,6 +117,14 @@ def header_of(
         "general.quantization_version": BLOCKS_VERSION,
         **{f"{architecture.name}.{key}": value for key, value in keys.items() if value is not None},
     }
+
+
+def _attention(spec: DecoderSpec) -> AttentionSpec | None:
+    """The model's attention; of latents, what llama.cpp has in its cache of it."""
+    latent = spec.layers[0].mixer
+    if isinstance(latent, LatentAttentionSpec):
+        return AttentionSpec(latent.shape, latent.rope, latent.scale)
+    return spec.attention
 
 
 def _of_old_kind(
@@ -149,10 +166,27 @@ def _mixer(spec: DecoderSpec) -> dict[str, Written | None]:
         return {"shortconv.l_cache": mixer.width}
     if isinstance(mixer, AttentionAndMamba2Spec):
         return _mamba2(mixer.mamba)
+    if isinstance(mixer, DeltaNetSpec):
+        recurrent = [isinstance(layer.mixer, DeltaNetSpec) for layer in spec.layers]
+        assert spec.attention is not None
+        return {**delta_net_keys(mixer, recurrent, spec.attention.shape.kv_heads)}
+    if isinstance(mixer, LatentAttentionSpec):
+        return {**latent_keys(mixer), **_dense_latent(spec)}
     if not isinstance(mixer, Mamba2Spec):
         return {}
     dense = {} if spec.experts else {"expert_shared_feed_forward_length": _dense_size(spec)}
     return {**_mamba2(mixer), **dense, "rope.scaling.finetuned": spec.rope is not None}
+
+
+def _dense_latent(spec: DecoderSpec) -> dict[str, Written | None]:
+    """llama.cpp's architecture has experts: of a model without, all layers come before the first sparse one."""
+    if spec.experts is not None:
+        return {}
+    return {
+        "leading_dense_block_count": spec.num_layers,
+        "expert_feed_forward_length": _dense_size(spec),
+        "expert_shared_count": 0,
+    }
 
 
 def _mamba2(mixer: Mamba2Spec) -> dict[str, Written | None]:
@@ -186,6 +220,17 @@ def _deepstack_layers(folder: Path, architecture: Architecture) -> int | None:
     return len(vision.get("deepstack_visual_indexes") or ())
 
 
+def _sections(folder: Path, architecture: Architecture) -> Written | None:
+    """M-RoPE's sections of Qwen3.5, which llama.cpp asks for, though a text is the same with any."""
+    if not architecture.tiled_values:
+        return None
+    config = read_json(folder, "config.json")
+    text: dict[str, Any] = config.get("text_config") or config
+    rope: dict[str, Any] = text.get("rope_parameters") or {}
+    sections: Sequence[int] = rope.get("mrope_section") or _QWEN3_5_SECTIONS
+    return np.array([*sections, 0, 0, 0, 0][:4], np.int32)
+
+
 def _dense_size(spec: DecoderSpec) -> int | None:
     """The width of the dense FFN; None if all layers are sparse."""
     return next((layer.ffn.size for layer in spec.layers if layer.ffn), None)
@@ -217,7 +262,7 @@ def _ffn(spec: DecoderSpec, architecture: Architecture, folder: Path) -> dict[st
         "expert_shared_feed_forward_length": (
             _shared_width(spec, architecture) if shared else None
         ),
-        "expert_gating_func": family.gating if router.scores == "sigmoid" else None,
+        "expert_gating_func": _gating(router.scores, family),
         "leading_dense_block_count": first if family.first_sparse else None,
         "interleave_moe_layer_step": step if family.step else None,
     }
@@ -229,6 +274,13 @@ def _ffn(spec: DecoderSpec, architecture: Architecture, folder: Path) -> dict[st
             "expert_group_used_count": router.chosen_groups,
         }
     return keys
+
+
+def _gating(scores: Scores, family: ExpertFamily) -> int | None:
+    """How the router's logits become scores, where llama.cpp does not take it for granted."""
+    if scores == "sigmoid":
+        return SIGMOID
+    return SOFTMAX if family.gating == SIGMOID else None
 
 
 def _pattern(sparse: Sequence[bool]) -> tuple[int, int]:
@@ -331,6 +383,9 @@ def _yarn(rope: RopeSpec, head_dim: int, architecture: Architecture) -> dict[str
     cosine and sine, times `attn_factor`. The betas it reads for few architectures.
     """
     usual = RopeSpec()
+    if architecture.mixer == "latent":  # one weight for the scale of angles and that of scores
+        factor = 0.1 * rope.mscale_all_dim if rope.mscale_all_dim else None
+        return {"rope.scaling.yarn_log_multiplier": factor}
     weight = rope.mscale_all_dim if architecture.grows_queries and rope.mscale == 1 else None
     base = dataclasses.replace(
         rope, attention_factor=None, mscale=1.0 if weight else None, mscale_all_dim=weight

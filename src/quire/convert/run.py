@@ -26,7 +26,8 @@ from quire.convert.header import (
     xielu_keys,
 )
 from quire.convert.merging import MergedFolder, open_merged
-from quire.convert.tensors import Mixture, Planned, pieces, plan_tensors, type_of
+from quire.convert.planned import Planned
+from quire.convert.tensors import Mixture, pieces, plan_tensors, type_of
 from quire.convert.vocabulary import FolderVocabulary
 from quire.errors import ConfigError, ModelError
 from quire.gguf.folder import make_folder

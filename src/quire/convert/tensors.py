@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quire.convert.merging import MergedFolder
+from quire.convert.mixers import delta_net_tensors, gated_queries, latent_tensors
+from quire.convert.planned import Order, Planned, PlannedPart
 from quire.engines.native.models.layers.attention import AttentionSpec
+from quire.engines.native.models.layers.delta_net import DeltaNetSpec
+from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
 from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.layers.short_conv import ShortConvSpec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
-from quire.gguf.architectures import Architecture
+from quire.gguf.architectures.declaration import Architecture
 from quire.gguf.blocks import check_finite
 from quire.gguf.quantize import Bytes, Floats, encode
 from quire.gguf.tensor_types import TensorType, type_named
@@ -77,36 +79,8 @@ _FUSED_NAMES: Final[Mapping[str, str]] = {"qkv": "attn_qkv", "gate_up": "ffn_up"
 _EXPERT: Final = re.compile(r"experts\.(\d+)\.(gate|up|down)")
 _FALCON: Final[Mapping[str, str]] = {"attention_norm": "attn_norm_2", "ffn_norm": "attn_norm"}
 """Of Falcon's two norms, that of the FFN has the name of the one."""
-_PLAIN: Final = re.compile(
-    r"blk\.\d+\.(ffn_gate_inp(_shexp)?\.weight|shortconv\.conv\.weight|ssm_conv1d\.weight|ssm_[ad])"
-    r"|position_embd\.weight|.*_norm\.weight|.*\.bias"
-)
-"""What stays float32 though it may be a matrix: the choice of experts hangs on it, or it is small."""
 _BLOCKS: Final = "MXFP4"
 _AT_ONCE = 1 << 22  # weights that are in memory at a time
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedPart:
-    """A folder's tensor, or rows of it, that becomes some rows of a file's tensor."""
-
-    spec: TensorSpec
-    heads: int = 0
-    """The rows of so many heads are put in llama.cpp's order; 0 for none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A tensor of the file: its parts lie below each other."""
-
-    name: str
-    shape: tuple[int, ...]
-    parts: tuple[PlannedPart, ...]
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether it has the type that was asked for; vectors are float32."""
-        return len(self.shape) > 1 and not _PLAIN.fullmatch(self.name)
 
 
 def plan_tensors(spec: DecoderSpec, architecture: Architecture) -> list[Planned]:
@@ -114,9 +88,26 @@ def plan_tensors(spec: DecoderSpec, architecture: Architecture) -> list[Planned]
     first, *last = spec.global_tensors()
     planned = [*_planned([first], "", spec, architecture)]
     for layer in range(spec.num_layers):
-        prefix, mixer = f"blk.{layer}.", spec.layers[layer].mixer
-        planned += _planned(spec.layer_tensors(layer), prefix, spec, architecture, mixer)
+        planned += _of_layer(layer, spec, architecture)
     return [*planned, *_planned(last, "", spec, architecture)]
+
+
+def _of_layer(layer: int, spec: DecoderSpec, architecture: Architecture) -> Iterator[Planned]:
+    """The tensors of a layer: those of a mixer that is another one in files, then the others."""
+    prefix, mixer = f"blk.{layer}.", spec.layers[layer].mixer
+    tensors = list(spec.layer_tensors(layer))
+    own: set[str] = set()
+    if isinstance(mixer, DeltaNetSpec | LatentAttentionSpec):
+        own = {one.role for one in mixer.tensors("", spec.hidden_size)}
+    if isinstance(mixer, LatentAttentionSpec):
+        yield from latent_tensors(tensors, prefix, mixer)
+    elif isinstance(mixer, DeltaNetSpec):
+        yield from delta_net_tensors(tensors, prefix, mixer, architecture)
+    elif isinstance(mixer, AttentionSpec) and mixer.gated:
+        own = {"q", "z"}
+        yield gated_queries(tensors, prefix, mixer.shape)
+    rest = [one for one in tensors if one.role not in own]
+    yield from _planned(rest, prefix, spec, architecture, None if own else mixer)
 
 
 def _planned(
@@ -138,7 +129,7 @@ def _planned(
     for name, parts in groups.items():
         shape = _shape_of(parts, mixer)
         yield Planned(
-            name, shape, tuple(PlannedPart(one, _heads(one, spec, architecture)) for one in parts)
+            name, shape, tuple(PlannedPart(one, _order(one, spec, architecture)) for one in parts)
         )
 
 
@@ -185,11 +176,15 @@ def _shape_of(parts: list[TensorSpec], mixer: TokenMixer | None) -> tuple[int, .
     return (sum(part.shape[0] for part in parts), *first[1:])
 
 
-def _heads(tensor: TensorSpec, spec: DecoderSpec, architecture: Architecture) -> int:
+def _order(tensor: TensorSpec, spec: DecoderSpec, architecture: Architecture) -> Order | None:
+    """The rows of queries and keys, which llama.cpp may have in another order: see `quire.gguf.weights`."""
     if not architecture.interleaved or spec.attention is None:
-        return 0
+        return None
     by_role = {"q": spec.attention.shape.heads, "k": spec.attention.shape.kv_heads}
-    return by_role.get(tensor.role.removesuffix("_bias"), 0)
+    heads = by_role.get(tensor.role.removesuffix("_bias"), 0)
+    if not heads:
+        return None
+    return np.arange(tensor.shape[0]).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
 
 
 # ---- types
@@ -269,12 +264,15 @@ def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator
             yield source.block_rows(part.spec)
             continue
         rows, *columns = part.spec.shape
-        order = _file_order(rows, part.heads) if part.heads else np.arange(rows)
-        step = max(_AT_ONCE // math.prod(columns), 1)
-        for first in range(0, rows, step):
+        order = np.arange(rows) if part.rows is None else part.rows
+        step = len(order) if part.is_turned else max(_AT_ONCE // math.prod(columns), 1)
+        for first in range(0, len(order), step):
             values = source.rows(part.spec, order[first : first + step])
-            if part.spec.role == "a_log":
+            if part.spec.role in ("a_log", "log_decay"):
                 values = -np.exp(values)
+            if part.columns is not None:
+                values = values[:, part.columns]
+            values = np.ascontiguousarray(values.T) if part.is_turned else values
             width = planned.shape[-1] if len(planned.shape) > 1 else values.size
             what = f"{source.folder}: {planned.name}"
             yield encoded(values.reshape(-1, width), kind, what)
@@ -299,8 +297,3 @@ def encoded(values: Floats, kind: TensorType, what: str) -> Bytes:
             f"large for {kind.name}. Take type=bf16 or type=f32"
         ) from None
     return data
-
-
-def _file_order(rows: int, heads: int) -> NDArray[np.intp]:
-    """For each row of a file's tensor, the one of the folder's: see `quire.gguf.weights`."""
-    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)

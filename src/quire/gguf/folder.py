@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from quire.errors import ModelError
-from quire.gguf.architectures import config_of
+from quire.gguf.config.reading import config_of
 from quire.gguf.reader import GgufFile, StringList
 from quire.gguf.weights import GgufSource, open_files
 from quire.json_files import read_json_object

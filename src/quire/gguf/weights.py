@@ -26,10 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.errors import ModelNotFoundError, WeightsError
-from quire.gguf.arch_header import Header
-from quire.gguf.arch_layout import FolderTensor, Layout, StoredPart, Way
-from quire.gguf.arch_rope import TENSORS as ROPE_TENSORS
-from quire.gguf.architectures import architecture_of, stored_biases
+from quire.gguf.config.biases import stored_biases
+from quire.gguf.config.header import Header
+from quire.gguf.config.reading import architecture_of
+from quire.gguf.config.rope import TENSORS as ROPE_TENSORS
+from quire.gguf.layout.model import Layout
+from quire.gguf.layout.tensors import FolderTensor, StoredPart, Way
 from quire.gguf.reader import GgufFile
 from quire.gguf.tensor_types import TENSOR_TYPES, TensorType
 from quire.weights.safetensors import MappedFile, widen
@@ -90,6 +92,7 @@ class GgufSource:
             way = self._find(wanted)
             self._wanted[wanted.name], self._ways[wanted.name] = wanted, way
             used.update(part.name for part in way)
+        used.update(layout.unused())
         self.left_aside = self._leave_aside(set(header.tensors) - used)
         """Tensors that do not belong to the model of text."""
 

@@ -390,8 +390,10 @@ class LayerInputs(Struct):
     linear: LinearMap  # (layers * layer_size, hidden)
     entry: int
     norm: Norm
-    table: int  # (vocabulary, layers * layer_size)
+    table: int  # (vocabulary, layers * layer_size), or 0
     is_bfloat16: bool
+    packed: LinearMap | None  # the table, if it is in blocks: (vocabulary * layers, layer_size)
+    reader: int  # as in `TokenEmbeddings`
     vocabulary: int
     layers: int
     layer_size: int

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from quire.engines.native.cpu.compiler.language import kernel
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel, pointer_to
 from quire.engines.native.cpu.kernels import simd
 from quire.engines.native.cpu.kernels.activations import gate_columns, soft_cap
-from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES
+from quire.engines.native.cpu.kernels.arguments import LinearMap
+from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, LINE
 from quire.engines.native.cpu.kernels.linear import linear_columns
 from quire.engines.native.cpu.kernels.rowwise import norm_row, task_range
-from quire.engines.native.cpu.kernels.simd import NO, get_int32
+from quire.engines.native.cpu.kernels.simd import NO, get_int32, put_int32
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import LayerGate, LayerInputs, Step
 from quire.engines.native.cpu.program.linear_phases import (
@@ -21,30 +22,37 @@ from quire.engines.native.cpu.program.phases import (
     counters_of,
     next_task,
     num_tasks,
+    scratch_of,
     take_task,
     wait_for_phase,
 )
 
+_read_rows = calling(NOTHING, INT, INT, pointer_to(LinearMap), INT, INT, INT)
+
 
 @kernel
-def _add_embedding(own: LayerInputs, token: int, column: int, out: int) -> None:
-    """`out` = the scaled sum of itself and a layer's columns, from `column` on, of a token's row."""
+def _add_embedding(own: LayerInputs, token: int, layer: int, scratch: int, out: int) -> None:
+    """`out` = the scaled sum of itself and a layer's part of a token's row."""
     # Tokens after those of the table have the row of the first one.
-    row = token if token < own.vocabulary else 0
-    source = row * own.layers * own.layer_size + column
+    row = (token if token < own.vocabulary else 0) * own.layers + layer
+    table, source = own.table, row * own.layer_size
+    if table == 0:
+        table, source = scratch + LINE, 0
+        put_int32(scratch, 0, row)
+        _read_rows(own.reader, 0, 1, own.packed, scratch, 1, table)
     table_scale, sum_scale = simd.splat(own.table_scale), simd.splat(own.sum_scale)
     for k in range(0, own.layer_size, LANES):
         count = min(LANES, own.layer_size - k)
         if own.is_bfloat16:
-            value = simd.load_bfloat16_part(own.table + 2 * (source + k), count)
+            value = simd.load_bfloat16_part(table + 2 * (source + k), count)
         else:
-            value = simd.load_part(own.table + 4 * (source + k), count)
+            value = simd.load_part(table + 4 * (source + k), count)
         value = simd.add(simd.load_part(out + 4 * k, count), simd.multiply(value, table_scale))
         simd.store_part(out + 4 * k, simd.multiply(value, sum_scale), count)
 
 
 @kernel
-def _finish_inputs(step: Step, own: LayerInputs, first: int, end: int) -> None:
+def _finish_inputs(step: Step, own: LayerInputs, scratch: int, first: int, end: int) -> None:
     """Norm what the map has made for the layers `first` to `end - 1`, and add the embeddings."""
     size, width = own.layer_size, own.layers * own.layer_size
     for row in range(step.rows):
@@ -53,7 +61,7 @@ def _finish_inputs(step: Step, own: LayerInputs, first: int, end: int) -> None:
             address = step.layer_inputs + 4 * (row * width + layer * size)
             soft_cap(address, size, own.scale, 0.0)
             norm_row(own.norm, 0, address, address, size)
-            _add_embedding(own, token, layer * size, address)
+            _add_embedding(own, token, layer, scratch, address)
 
 
 @kernel
@@ -75,7 +83,7 @@ def layer_inputs(thread: int, step: Step, own: LayerInputs, first_phase: int) ->
         first, end = task_range(task, tasks, own.layers, 1)
         linear_columns(x, quantized, rows, own.linear, out, first * size, end * size, NO)
         add_lora(step.adapters, own.entry, 0, out, columns, first * size, end * size)
-        _finish_inputs(step, own, first, end)
+        _finish_inputs(step, own, scratch_of(thread, step), first, end)
         task = next_task(counters)
     wait_for_phase(step, phase, tasks)
 

@@ -34,7 +34,7 @@ from quire.engines.native.cpu.tables.maps import layer_norm_of, linear_map, norm
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.tables.recurrent import mamba2, short_conv
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
-from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
+from quire.engines.native.cpu.weights.decoder import TABLES, Weights, embedding_scale
 from quire.engines.native.cpu.weights.linear_map import (
     address_of,
     is_bfloat16,
@@ -108,15 +108,17 @@ def _mixers(spec: DecoderSpec) -> list[TokenMixer]:
 
 def kernels_of(weights: Weights, kv_kind: int) -> set[str]:
     """The names of all kernels that a step of a model runs."""
-    positions = weights.tensors.get("positions")  # which nothing multiplies with
-    matrices = (
-        one for one in weights.all_tensors() if len(one.shape) == 2 and one is not positions
+    tables = [weights.tensors.get(role) for role in ("positions", "layer_embeddings")]
+    matrices = (  # without those that nothing multiplies with
+        one
+        for one in weights.all_tensors()
+        if len(one.shape) == 2 and not any(one is table for table in tables)
     )
     operations = {one.kernel for one in decoder_program(weights.spec, kv_kind)}
-    table = weights.tensors["embeddings"]
-    reader = {table.reader} if isinstance(table, PackedBlocks) else set[str]()
+    found = (weights.tensors.get(role) for role in TABLES)
+    readers = {one.reader for one in found if isinstance(one, PackedBlocks)}
     norms = {"layer_norm"} if weights.spec.final_norm.kind == "layer" else set[str]()
-    return {"step", *operations, *reader, *norms}.union(*map(kernels_for, matrices))
+    return {"step", *operations, *readers, *norms}.union(*map(kernels_for, matrices))
 
 
 # ---- the model
@@ -206,7 +208,11 @@ class ModelTables:
             group,
             max((shape.head_dim for shape in shapes), default=0),
             max((shape.value_dim for shape in shapes), default=0),
-            max(spec.hidden_size, *(one.widths.get("scratch", 0) for one in mixers), 0),
+            max(
+                spec.hidden_size,
+                spec.layer_inputs.size if spec.layer_inputs else 0,
+                *(one.widths.get("scratch", 0) for one in mixers),
+            ),
         )
         # Quantised rows follow at a cache line, and so does the scratch of the next thread.
         floats, row_bytes = -(-floats // 16) * 16, _quantized_row_bytes(weights)

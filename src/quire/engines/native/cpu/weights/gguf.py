@@ -49,13 +49,17 @@ class GgufReader:
                 f"{self._source.path}: {tensor.name} has shape {stored.shape}, and the model needs "
                 f"{tensor.whole_shape}"
             )
-        data = stored.data
+        data, depth = stored.data, tensor.shape[-1]
+        if tensor.role == "layer_embeddings" and self._spec.layer_inputs:
+            depth = self._spec.layer_inputs.size
         if tensor.rows:
             parts = [data[first:end] for first, end in tensor.rows]
             data = parts[0] if len(parts) == 1 else np.concatenate(parts)
         kind = stored.type.name
-        if self._packs(tensor, kind):
-            packed = self._packer.pack(kind, data, tensor.shape[-1])
+        if self._packs(tensor, kind) and depth % stored.type.weights == 0:
+            # The table of layers' inputs is read a layer at a time.
+            rows = data.reshape(len(data) * tensor.shape[-1] // depth, -1)
+            packed = self._packer.pack(kind, rows, depth)
             if not packed.has_finite_scales():
                 check_finite(kind, data, f"{self._source.path}: {tensor.name}")
             return packed
@@ -70,6 +74,8 @@ class GgufReader:
             return False
         if tensor.role.startswith(("k.", "v.")):  # of single heads: see `latent_step`
             return False
+        if tensor.role.startswith("altup_"):  # see `altup_step`, which multiplies floats alone
+            return False
         return role not in _FLOATS and not (self._grows and role in ("embeddings", "head"))
 
     def _floats(self, tensor: TensorSpec, kind: str, data: NDArray[np.uint8]) -> NDArray[Any]:
@@ -83,6 +89,8 @@ class GgufReader:
         values = values.reshape(tensor.shape)
         if is_matrix and self._dtype == "bfloat16":
             return round_to_bfloat16(values)
+        if tensor.factor != 1:
+            values = values * np.float32(tensor.factor)
         return values + np.float32(tensor.offset) if tensor.offset else values
 
     def read_tied_head(self, embeddings: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quire.gguf.arch_header import Header
+from quire.gguf.config.header import Header
 
 SPLIT_MAPS = "kv_b_is_split"
 """A key of quire's own: see `LatentAttentionSpec.is_split`."""
@@ -144,6 +144,30 @@ def mamba2_keys(header: Header, attends: list[bool]) -> dict[str, Any]:
         "mamba_expand": inner // hidden,
         **_mamba2_sizes(header, first),
     }
+
+
+def one_part_keys(header: Header, attends: list[bool], eps: float) -> dict[str, Any]:
+    """What Nemotron-H's config says of its layers, of which each is Mamba-2, attention or an FFN."""
+    sizes = header.layer_integers("feed_forward_length")
+    widths = set(sizes) - {0}
+    if len(widths) != 1 or any(one and size for one, size in zip(attends, sizes, strict=True)):
+        expected = "0 for layers with a mixer, and one number for the others"
+        raise header.wrong(header.key("feed_forward_length"), sizes, expected)
+    types = [
+        "attention" if one else "mlp" if size else "mamba"
+        for one, size in zip(attends, sizes, strict=True)
+    ]
+    keys: dict[str, Any] = {
+        "layer_types": types,
+        "intermediate_size": widths.pop(),
+        "layer_norm_epsilon": eps,
+    }
+    if "mamba" in types:
+        keys |= _mamba2_sizes(header, types.index("mamba"))
+        names = {"mamba_n_heads": "mamba_num_heads", "mamba_d_head": "mamba_head_dim",
+                 "mamba_d_state": "ssm_state_size"}  # fmt: skip
+        keys |= {own: keys[name] for name, own in names.items()}
+    return keys
 
 
 def beside_keys(header: Header) -> dict[str, Any]:

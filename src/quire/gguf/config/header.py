@@ -115,6 +115,16 @@ class Header:
             raise self.wrong(self.key(name), value, "a list of integers")
         return [int(one) for one in value]
 
+    def layer_integers(self, name: str, default: int | None = None) -> list[int]:
+        """An integer of at least 0 for each layer, of which a file may have one for all."""
+        listed = self.integers(name)
+        if listed is None:
+            listed = [self.integer(name, default, minimum=0)] * self.layers
+        if len(listed) not in (self.layers, self.layers_with_extra) or min(listed) < 0:
+            expected = f"a list of {self.layers} integers of at least 0"
+            raise self.wrong(self.key(name), listed, expected)
+        return listed[: self.layers]
+
     def numbers(self, name: str) -> list[float]:
         """A finite number of each layer, of which a file may have one for all; without the architecture
         before the key.

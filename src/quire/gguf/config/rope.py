@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.errors import WeightsError
-from quire.gguf.arch_header import Header, shortest
+from quire.gguf.config.header import Header, shortest
 
 logger = logging.getLogger("quire")
 

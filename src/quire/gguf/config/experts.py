@@ -6,13 +6,15 @@ Files have one set of keys and of tensors for all families; configs and folders 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from quire.gguf.arch_header import Header
+from quire.gguf.config.header import Header
 
-_SOFTMAX, _SIGMOID, _SOFTMAX_OF_CHOSEN = 1, 2, 3  # values of `expert_gating_func`
+SOFTMAX, SIGMOID, _SOFTMAX_OF_CHOSEN = 1, 2, 3  # values of `expert_gating_func`
 _MOST_EXPERTS = 1024
+EXPERT_SCALES = "ffn_down_exps.scale"
+"""A factor of each expert, by its name in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class ExpertFamily:
     """The first sparse layer."""
     step: str = ""
     """Of so many layers, one is sparse."""
-    gating: int = _SOFTMAX
+    gating: int = SOFTMAX
 
     # -- names of tensors in a layer
     router: str = "mlp.gate"
@@ -53,6 +55,10 @@ class ExpertFamily:
     shared_maps: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     """Two, if gate and up are fused."""
     shared_score: str = ""
+    beside_dense: bool = False
+    """Sparse layers have a dense FFN, too."""
+    vectors: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Norms and factors that a sparse layer has besides: whole names in a folder, and in a file."""
 
     def is_sparse(self, config: Mapping[str, Any], layer: int) -> bool:
         """Whether the FFN of a layer is sparse."""
@@ -73,7 +79,7 @@ _DEEPSEEK = ExpertFamily(
     normalised="norm_topk_prob",
     grouped=True,
     first_sparse="first_k_dense_replace",
-    gating=_SIGMOID,
+    gating=SIGMOID,
     correction=_CORRECTION,
     shared="mlp.shared_experts.",
 )
@@ -99,7 +105,7 @@ _QWEN2_MOE = ExpertFamily(
 )
 
 FAMILIES: Mapping[str, ExpertFamily] = {
-    "deepseek_v2": replace(_DEEPSEEK, gating=_SOFTMAX, correction=""),
+    "deepseek_v2": replace(_DEEPSEEK, gating=SOFTMAX, correction=""),
     "deepseek_v3": _DEEPSEEK,
     "dots1": _DEEPSEEK,
     "ernie4_5_moe": ExpertFamily(
@@ -111,6 +117,19 @@ FAMILIES: Mapping[str, ExpertFamily] = {
         correction="mlp.moe_statics.e_score_correction_bias",
         correction_is_row=True,
         shared="mlp.shared_experts.",
+    ),
+    "gemma4_text": ExpertFamily(
+        used="top_k_experts",
+        router="router.proj",
+        experts="experts.{}.",
+        beside_dense=True,
+        vectors={
+            "router.scale": "ffn_gate_inp.scale",
+            "router.per_expert_scale": EXPERT_SCALES,
+            "pre_feedforward_layernorm_2.weight": "pre_ffw_norm_2.weight",
+            "post_feedforward_layernorm_2.weight": "post_ffw_norm_2.weight",
+            "post_feedforward_layernorm_1.weight": "post_ffw_norm_1.weight",
+        },
     ),
     "glm4_moe": _DEEPSEEK,
     "gpt_oss": ExpertFamily(
@@ -133,7 +152,7 @@ FAMILIES: Mapping[str, ExpertFamily] = {
     "lfm2_moe": ExpertFamily(
         normalised="norm_topk_prob",
         first_sparse="num_dense_layers",
-        gating=_SIGMOID,
+        gating=SIGMOID,
         router="feed_forward.gate",
         correction="feed_forward.expert_bias",
         experts="feed_forward.experts.{}.",
@@ -142,7 +161,7 @@ FAMILIES: Mapping[str, ExpertFamily] = {
     "minimax_m2": ExpertFamily(
         count="num_local_experts",
         size="intermediate_size",
-        gating=_SIGMOID,
+        gating=SIGMOID,
         router="block_sparse_moe.gate",
         correction="block_sparse_moe.e_score_correction_bias",
         experts="block_sparse_moe.experts.{}.",

@@ -1,0 +1,17 @@
+"""All architectures, in the order in which people are told of them."""
+
+from __future__ import annotations
+
+from quire.gguf.architectures.classic import CLASSIC
+from quire.gguf.architectures.declaration import Architecture
+from quire.gguf.architectures.gemma import GEMMA
+from quire.gguf.architectures.glm import GLM
+from quire.gguf.architectures.hybrid import HYBRID
+from quire.gguf.architectures.llama import LLAMA
+from quire.gguf.architectures.qwen import QWEN
+from quire.gguf.architectures.sparse import SPARSE
+
+ARCHITECTURES: dict[str, Architecture] = {
+    one.name: one for family in (LLAMA, QWEN, GEMMA, GLM, SPARSE, HYBRID, CLASSIC) for one in family
+}
+"""By their names in GGUF files."""
