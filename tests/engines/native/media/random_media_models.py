@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -27,6 +29,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from quire.media.values import Clip, Picture, Sound
@@ -154,6 +157,22 @@ def _llava_siglip() -> PreTrainedModel:
     )
 
 
+def _gemma3() -> PreTrainedModel:
+    text = {
+        **_TEXT,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 10,  # shorter than a picture
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    vision = {**_CLIP, "model_type": "siglip_vision_model", "image_size": 32}
+    config = Gemma3Config(
+        text_config=text, vision_config={**vision, "vision_use_head": False},
+        mm_tokens_per_image=16, image_token_index=IMAGE,
+    )  # fmt: skip
+    return Gemma3ForConditionalGeneration(config)
+
+
 def _qwen2_audio() -> PreTrainedModel:
     audio = {
         "d_model": 32,
@@ -172,6 +191,7 @@ def _qwen2_audio() -> PreTrainedModel:
 KINDS: dict[str, Callable[..., PreTrainedModel]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
+    "gemma3": _gemma3,
     "llava": lambda **text: _llava(LlamaConfig(**_TEXT, **text)),
     "llava_mistral": lambda: _llava(MistralConfig(**_TEXT, sliding_window=24)),
     "llava_siglip": _llava_siglip,
@@ -201,7 +221,7 @@ def make_media_model(
                 if parameter.ndim == 1:
                     at_zero = name.endswith("bias")
                     parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
-                elif kind == "yi_vl" and "projector" in name:
+                elif kind in ("gemma3", "yi_vl") and "projector" in name:
                     parameter.copy_(0.15 * torch.randn_like(parameter))
     model.set_attn_implementation("eager")
     model.to(dtype).save_pretrained(folder, save_original_format=as_on_hub)
@@ -215,5 +235,7 @@ def _processor(kind: str) -> Any:
     if kind.startswith("qwen2"):
         size = {"shortest_edge": 8 * 8, "longest_edge": 48 * 48}
         return Qwen2VLImageProcessorPil(patch_size=PATCH, size=size)
+    if kind == "gemma3":
+        return Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
     square = {"height": 16, "width": 16}
     return CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=square)

@@ -115,6 +115,9 @@ class Subject:
             found["video_grid_thw"] = torch.cat([grid for _, grid in clips])
         if clips and self.kind == "qwen2_5_vl":
             found["second_per_grid_ts"] = torch.ones(len(clips))
+        if self.kind == "gemma3":
+            found["token_type_ids"] = (ids == IMAGE).int()
+            found.pop("num_crops", None)
         if media and self.kind.startswith("qwen2"):
             found["mm_token_type_ids"] = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
         return found
@@ -166,6 +169,7 @@ def make_engine(subject: Subject) -> Iterator[MakeEngine]:
             max_model_len=160,
             kv_cache_memory=blocks * BLOCK_BYTES,
             num_threads=num_threads,
+            max_batch_tokens=options.get("max_batch_tokens", 2048),
         )
         made.append(Engine(runner, lambda params: NoText(), **{"max_sequences": 16, **options}))
         return made[-1]
@@ -206,7 +210,7 @@ def test_alone(subject: Subject, make_engine: MakeEngine) -> None:
 
 @pytest.mark.parametrize("max_batch_tokens", [16, 2048])
 def test_together(subject: Subject, make_engine: MakeEngine, max_batch_tokens: int) -> None:
-    """Chunks of 16 cut every medium; the second time, the cache has what it may have."""
+    """Chunks of 16 cut every medium that may be; the second time, the cache has what it may have."""
     engine = make_engine(max_batch_tokens=max_batch_tokens)
     for _ in range(2):
         assert [tokens(one) for one in together(engine, subject)] == subject.answers
