@@ -163,6 +163,38 @@ def test_a_wrong_batch_is_refused(
     assert np.isfinite(runner.run(batch)).all()
 
 
+def deep_batch(ids: list[int], start: int, end: int) -> Batch:
+    """A part of a text with a picture that has features for layers, too."""
+    batch = batch_of([(ids[start:end], start, table_of(LENGTH))], [given()], [mrope_positions()])
+    deep = np.stack([given(7), given(8)])[:, batch.embed_rows + start]
+    return dataclasses.replace(batch, deep_embeds=deep if len(batch.embed_rows) else None)
+
+
+def test_features_that_are_added_after_layers(
+    tmp_path_factory: pytest.TempPathFactory, load: Load
+) -> None:
+    """As the plain runner, however the text is cut; a text after it has none of them."""
+    folder = tmp_path_factory.mktemp("qwen3_vl")
+    make_media_model(folder, "qwen3_vl")
+    ids = random_ids(LENGTH)
+    plain = ReferenceRunner(
+        load_weights(read_spec(folder), folder), max_model_len=LENGTH, num_blocks=16
+    )
+    wanted = plain.run(deep_batch(ids, 0, LENGTH)).copy()
+    runner = load(folder, num_threads=2)
+    first = runner.run(make_batch([(ids, 0, table_of(LENGTH))])).copy()
+    whole = runner.run(deep_batch(ids, 0, LENGTH)).copy()
+    np.testing.assert_allclose(whole, wanted, atol=1e-4)
+    edges = [0, 5, 20, 21, 39, 50, LENGTH]
+    cut = [runner.run(deep_batch(ids, a, b)).copy() for a, b in itertools.pairwise(edges)]
+    np.testing.assert_array_equal(np.concatenate(cut), whole)
+    np.testing.assert_array_equal(runner.run(make_batch([(ids, 0, table_of(LENGTH))])), first)
+    batch = deep_batch(ids, 0, LENGTH)
+    for wrong in (None, given()[None, :31], np.zeros((2, 30, HIDDEN), np.float32)):
+        with pytest.raises(ValueError, match="deep_embeds"):
+            runner.run(dataclasses.replace(batch, deep_embeds=wrong))
+
+
 def whole_batch(ids: list[int], start: int = 0) -> Batch:
     """The rows from `start` on of a text with a picture, whose tokens see each other."""
     batch = make_batch([(ids[start:], start, table_of(LENGTH))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from transformers import (
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     SiglipVisionConfig,
     WhisperFeatureExtractor,
 )
@@ -136,6 +141,39 @@ def _qwen2_5_vl() -> PreTrainedModel:
     )
 
 
+_QWEN3_VISION: dict[str, Any] = {
+    **_QWEN_VISION,
+    "depth": 3,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 36,
+}
+_QWEN3_TEXT: dict[str, Any] = {
+    **_TEXT,
+    "head_dim": 16,
+    "rope_parameters": {**_MROPE, "mrope_section": [3, 3, 2], "mrope_interleaved": True},
+}
+
+
+def _qwen3_vl(**changes: Any) -> PreTrainedModel:
+    vision = {**_QWEN3_VISION, "deepstack_visual_indexes": [0, 2], **changes}
+    tokens: Any = _TOKENS
+    return Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(text_config=dict(_QWEN3_TEXT), vision_config=vision, **tokens)
+    )
+
+
+def _qwen3_vl_moe() -> PreTrainedModel:
+    """Of the two layers, one is followed by further features of media."""
+    vision = {**_QWEN3_VISION, "deepstack_visual_indexes": [1]}
+    text = {**_QWEN3_TEXT, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    tokens: Any = _TOKENS
+    return Qwen3VLMoeForConditionalGeneration(
+        Qwen3VLMoeConfig(text_config=text, vision_config=vision, **tokens)
+    )
+
+
 def _llava(text: Any, vision: Any = None, **changes: Any) -> PreTrainedModel:
     vision = vision or CLIPVisionConfig(**_CLIP)
     config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=IMAGE, **changes)
@@ -192,6 +230,8 @@ KINDS: dict[str, Callable[..., PreTrainedModel]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "gemma3": _gemma3,
+    "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_moe": _qwen3_vl_moe,
     "llava": lambda **text: _llava(LlamaConfig(**_TEXT, **text)),
     "llava_mistral": lambda: _llava(MistralConfig(**_TEXT, sliding_window=24)),
     "llava_siglip": _llava_siglip,
@@ -226,13 +266,17 @@ def make_media_model(
     model.set_attn_implementation("eager")
     model.to(dtype).save_pretrained(folder, save_original_format=as_on_hub)
     _processor(kind).save_pretrained(folder)
+    if kind.startswith("qwen3"):
+        limits = {"shortest_edge": 64, "longest_edge": 16 * 48 * 48}  # of all frames together
+        values = {"size": limits, "patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(values))
     return model.float().eval()
 
 
 def _processor(kind: str) -> Any:
     if kind.startswith("qwen2_audio"):
         return WhisperFeatureExtractor(feature_size=16, chunk_length=2, hop_length=160)
-    if kind.startswith("qwen2"):
+    if kind.startswith(("qwen2", "qwen3")):
         size = {"shortest_edge": 8 * 8, "longest_edge": 48 * 48}
         return Qwen2VLImageProcessorPil(patch_size=PATCH, size=size)
     if kind == "gemma3":

@@ -7,6 +7,7 @@ media, from the prefix cache, and again after preemption.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def scenarios(kind: str) -> list[Media]:
     if kind == "qwen2_audio":
         return [[], [sound(9_000)], [sound(30_000, 1), sound(14_000, 2)], []]
     found: list[Media] = [[], [picture(26, 40)], [picture(30, 30, 1), picture(24, 16, 2)], []]
-    if kind.startswith("qwen2"):
+    if kind.startswith(("qwen2", "qwen3")):
         found += [[clip(5, 40, 32)], [clip(4, 32, 40, 1), picture(40, 24, 3)]]
     return found
 
@@ -90,10 +91,17 @@ class Subject:
         items: list[MediaItem] = []
         for medium in media:
             ids += generator.integers(3, 280, 7).tolist()
-            features = self.encoder.features(medium)
-            count = len(features.values)
-            items.append(MediaItem(medium.kind, medium, medium.content_hash, len(ids), count))
-            ids += [TOKEN_OF[medium.kind]] * count
+            count = len(self.encoder.features(medium).values)
+            start, steps = len(ids), 1
+            if self.kind.startswith("qwen3") and medium.kind == "video":
+                steps = -(-len(medium.frames) // 2)  # between them stand their times
+            runs: list[tuple[int, int]] = []
+            for step in range(steps):
+                ids += generator.integers(3, 280, 3).tolist() if step else []
+                runs.append((len(ids), len(ids) + count // steps))
+                ids += [TOKEN_OF[medium.kind]] * (count // steps)
+            item = MediaItem(medium.kind, medium, medium.content_hash, start, len(ids) - start)
+            items.append(dataclasses.replace(item, runs=tuple(runs)) if steps > 1 else item)
         ids += generator.integers(3, 280, 11 + 9 * seed).tolist()
         return self.encoder.encode(Prompt(tuple(ids), tuple(items)))
 
@@ -118,7 +126,7 @@ class Subject:
         if self.kind == "gemma3":
             found["token_type_ids"] = (ids == IMAGE).int()
             found.pop("num_crops", None)
-        if media and self.kind.startswith("qwen2"):
+        if media and self.kind.startswith(("qwen2", "qwen3")):
             found["mm_token_type_ids"] = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
         return found
 

@@ -62,6 +62,45 @@ QWEN2_5_VL: dict[str, Any] = {
         "mrope_section": [16, 24, 24],
     },
 }
+QWEN3_VL: dict[str, Any] = {
+    "model_type": "qwen3_vl",
+    "tie_word_embeddings": True,
+    "text_config": {
+        "model_type": "qwen3_vl_text",
+        "head_dim": 128,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "max_position_embeddings": 262144,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 36,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": {
+            "mrope_interleaved": True,
+            "mrope_section": [24, 20, 20],
+            "rope_type": "default",
+        },
+        "rope_theta": 5000000,
+        "tie_word_embeddings": True,
+        "vocab_size": 151936,
+    },
+    "vision_config": {"deepstack_visual_indexes": [5, 11, 17], "model_type": "qwen3_vl"},
+}
+QWEN3_VL_MOE: dict[str, Any] = {
+    **QWEN3_VL,
+    "model_type": "qwen3_vl_moe",
+    "text_config": {
+        **QWEN3_VL["text_config"],
+        "model_type": "qwen3_vl_moe_text",
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+    },
+    "vision_config": {"deepstack_visual_indexes": [8, 16], "model_type": "qwen3_vl_moe"},
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llava": LLAVA,
     "llava_of_mistral": {
@@ -95,6 +134,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
     "qwen2_5_vl": QWEN2_5_VL,
+    "qwen3_vl": QWEN3_VL,
+    "qwen3_vl_moe": QWEN3_VL_MOE,
 }
 
 
@@ -129,6 +170,28 @@ def test_as_transformers_reads_it(name: str) -> None:
     if config["model_type"] in ("qwen2_vl", "qwen2_5_vl"):
         sections = sections or (16, 24, 24)
     assert found.rope.sections == sections
+    deep = getattr(whole.vision_config, "deepstack_visual_indexes", ()) if "3" in name else ()
+    assert found.deep_media_layers == len(deep)
+    assert not found.whole_media_tokens
+    if found.experts is not None:
+        assert found.experts.router.normalised
+        sizes = (text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size)
+        assert (found.experts.count, found.experts.per_token, found.experts.ffn_size) == sizes
+
+
+@pytest.mark.parametrize("layers", [[1] * 37, "all", {}])
+def test_more_layers_with_features_than_there_are(layers: Any) -> None:
+    vision = {"deepstack_visual_indexes": layers}
+    with pytest.raises(ModelError, match="deepstack_visual_indexes .* at most 36 layers"):
+        spec({**QWEN3_VL, "vision_config": vision})
+
+
+def test_pictures_of_gemma_3_are_whole() -> None:
+    text = {"model_type": "gemma3_text", "num_hidden_layers": 6}
+    assert spec({"model_type": "gemma3", "text_config": text}).whole_media_tokens == 256
+    assert spec({**text, "model_type": "gemma3_text"}).whole_media_tokens == 0
+    config = {"model_type": "gemma3", "text_config": text, "mm_tokens_per_image": 64}
+    assert spec(config).whole_media_tokens == 64
 
 
 def sections_of(found: DecoderSpec) -> tuple[int, ...]:

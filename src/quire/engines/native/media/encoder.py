@@ -17,6 +17,7 @@ from quire.engines.native.media.gemma3 import Gemma3Tower
 from quire.engines.native.media.llava import LlavaTower
 from quire.engines.native.media.qwen2_audio import Qwen2AudioTower
 from quire.engines.native.media.qwen2_vl import Qwen2VLTower
+from quire.engines.native.media.qwen3_vl import Qwen3VLTower
 from quire.errors import MediaError, QuireError
 from quire.media.placement import Kind, check_kind
 from quire.media.values import Medium
@@ -42,7 +43,11 @@ class Tower(Protocol):
 
 
 TowerClass: TypeAlias = (
-    type[Gemma3Tower] | type[LlavaTower] | type[Qwen2VLTower] | type[Qwen2AudioTower]
+    type[Gemma3Tower]
+    | type[LlavaTower]
+    | type[Qwen2AudioTower]
+    | type[Qwen2VLTower]
+    | type[Qwen3VLTower]
 )
 
 TOWERS: dict[str, TowerClass] = {
@@ -51,6 +56,8 @@ TOWERS: dict[str, TowerClass] = {
     "qwen2_5_vl": Qwen2VLTower,
     "qwen2_audio": Qwen2AudioTower,
     "qwen2_vl": Qwen2VLTower,
+    "qwen3_vl": Qwen3VLTower,
+    "qwen3_vl_moe": Qwen3VLTower,
 }
 """By model_type: the class that loads the tower of a folder."""
 

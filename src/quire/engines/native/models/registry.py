@@ -185,6 +185,10 @@ DECODERS: dict[str, ModelType] = {
     "qwen3_moe": ModelType("Qwen3-MoE", qwen3_moe.decoder),
     "qwen3_next": ModelType("Qwen3-Next", qwen3_next.decoder),
     "qwen3_vl": ModelType("Qwen3-VL", qwen3_vl.multimodal),
+    "qwen3_vl_moe": ModelType("Qwen3-VL with experts", qwen3_vl.sparse_multimodal),
+    "qwen3_vl_moe_text": ModelType(
+        "Qwen3-VL with experts, its text alone", qwen3_vl.sparse_decoder
+    ),
     "qwen3_vl_text": ModelType("Qwen3-VL, its text alone", qwen3_vl.decoder),
     "seed_oss": ModelType("Seed-OSS", seed_oss.decoder),
     "smollm3": ModelType("SmolLM3", smollm3.decoder),
