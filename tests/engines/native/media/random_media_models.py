@@ -14,6 +14,8 @@ from transformers import (
     CLIPVisionConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -26,6 +28,7 @@ from transformers import (
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3Config,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeConfig,
@@ -35,6 +38,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from quire.media.values import Clip, Picture, Sound
@@ -211,6 +215,17 @@ def _gemma3() -> PreTrainedModel:
     return Gemma3ForConditionalGeneration(config)
 
 
+def _internvl(text: Any, **vision: Any) -> PreTrainedModel:
+    config = InternVLConfig(
+        text_config=text.to_dict(),
+        vision_config={**_CLIP, "image_size": 32, "layer_scale_init_value": 0.9, **vision},
+        image_token_id=IMAGE,
+        image_seq_length=16,
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+    return InternVLForConditionalGeneration(config)
+
+
 def _qwen2_audio() -> PreTrainedModel:
     audio = {
         "d_model": 32,
@@ -232,6 +247,14 @@ KINDS: dict[str, Callable[..., PreTrainedModel]] = {
     "gemma3": _gemma3,
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": _qwen3_vl_moe,
+    "internvl": lambda: _internvl(
+        Qwen2Config(**{**_TEXT, "intermediate_size": 96}), attention_bias=True
+    ),
+    "internvl_qwen3": lambda: _internvl(
+        Qwen3Config(**_TEXT, head_dim=16, tie_word_embeddings=True),
+        use_qk_norm=True,
+        norm_type="rms_norm",
+    ),
     "llava": lambda **text: _llava(LlamaConfig(**_TEXT, **text)),
     "llava_mistral": lambda: _llava(MistralConfig(**_TEXT, sliding_window=24)),
     "llava_siglip": _llava_siglip,
@@ -279,6 +302,9 @@ def _processor(kind: str) -> Any:
     if kind.startswith(("qwen2", "qwen3")):
         size = {"shortest_edge": 8 * 8, "longest_edge": 48 * 48}
         return Qwen2VLImageProcessorPil(patch_size=PATCH, size=size)
+    if kind.startswith("internvl"):
+        size = {"height": 32, "width": 32}
+        return GotOcr2ImageProcessorPil(size=size, min_patches=1, max_patches=3)
     if kind == "gemma3":
         return Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
     square = {"height": 16, "width": 16}

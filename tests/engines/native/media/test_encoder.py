@@ -24,6 +24,7 @@ from quire.engines.native.media.qwen_vision import vision_positions
 from quire.errors import ConfigError, MediaError, ModelError, UnsupportedModelError, WeightsError
 from quire.media.families.family import MediaFamily
 from quire.media.families.gemma3 import Gemma3
+from quire.media.families.intern_vl import InternVL
 from quire.media.families.qwen3_vl import Qwen3VL
 from quire.media.families.settings import MediaSettings
 from quire.prompt import MediaItem, Prompt
@@ -155,18 +156,26 @@ def test_clips_of_qwen3_vl_are_cut_as_its_video_processor_cuts_them(
 
 @pytest.mark.parametrize(
     ("kind", "family", "token"),
-    [("gemma3", Gemma3, "<image_soft_token>"), ("qwen3_vl", Qwen3VL, "<|image_pad|>")],
+    [
+        ("gemma3", Gemma3, "<image_soft_token>"),
+        ("internvl", InternVL, "<IMG_CONTEXT>"),
+        ("qwen3_vl", Qwen3VL, "<|image_pad|>"),
+    ],
 )
 def test_families_count_what_towers_give(
     kind: str, family: type[MediaFamily], token: str, tmp_path: Path
 ) -> None:
     make_media_model(tmp_path, kind)
-    if kind == "gemma3":
+    if kind != "qwen3_vl":
         (tmp_path / "processor_config.json").write_text('{"image_seq_length": 16}')
     encoder, written = MediaEncoder.of_folder(tmp_path), family(MediaSettings.from_folder(tmp_path))
     for size in ((20, 30), (64, 8), (100, 100), (33, 47)):
         seen = picture(*size)
         count = written.expansion(seen, 0).count(token)
+        assert len(encoder.features(seen).values) == count > 0
+    if "video" in encoder.kinds:
+        seen = clip(3, 30, 20)
+        count = written.expansion(seen, 0).count(written.feature_tokens("video")[0])
         assert len(encoder.features(seen).values) == count > 0
 
 
@@ -213,7 +222,7 @@ def test_the_engine_imports_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["gemma3", "llava", "qwen2_5_vl", "qwen2_audio", "qwen3_vl", "yi_vl"]
+    "kind", ["gemma3", "internvl", "llava", "qwen2_5_vl", "qwen2_audio", "qwen3_vl", "yi_vl"]
 )
 def test_narrow_weights_are_computed_in_float32(kind: str, tmp_path: Path) -> None:
     model = make_media_model(tmp_path, kind, dtype=torch.bfloat16)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from transformers import AutoFeatureExtractor, AutoImageProcessor
+from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 
 from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
@@ -51,7 +52,7 @@ def scenarios(kind: str) -> list[Media]:
     if kind == "qwen2_audio":
         return [[], [sound(9_000)], [sound(30_000, 1), sound(14_000, 2)], []]
     found: list[Media] = [[], [picture(26, 40)], [picture(30, 30, 1), picture(24, 16, 2)], []]
-    if kind.startswith(("qwen2", "qwen3")):
+    if kind.startswith(("qwen2", "qwen3", "internvl")):
         found += [[clip(5, 40, 32)], [clip(4, 32, 40, 1), picture(40, 24, 3)]]
     return found
 
@@ -93,13 +94,16 @@ class Subject:
             ids += generator.integers(3, 280, 7).tolist()
             count = len(self.encoder.features(medium).values)
             start, steps = len(ids), 1
-            if self.kind.startswith("qwen3") and medium.kind == "video":
-                steps = -(-len(medium.frames) // 2)  # between them stand their times
+            if medium.kind == "video" and not self.kind.startswith("qwen2"):
+                # Between steps stand their times or numbers.
+                steps = len(medium.frames)
+                steps = steps if self.kind.startswith("internvl") else -(-steps // 2)
             runs: list[tuple[int, int]] = []
             for step in range(steps):
                 ids += generator.integers(3, 280, 3).tolist() if step else []
                 runs.append((len(ids), len(ids) + count // steps))
-                ids += [TOKEN_OF[medium.kind]] * (count // steps)
+                token = IMAGE if self.kind.startswith("internvl") else TOKEN_OF[medium.kind]
+                ids += [token] * (count // steps)
             item = MediaItem(medium.kind, medium, medium.content_hash, start, len(ids) - start)
             items.append(dataclasses.replace(item, runs=tuple(runs)) if steps > 1 else item)
         ids += generator.integers(3, 280, 11 + 9 * seed).tolist()
@@ -111,6 +115,8 @@ class Subject:
         found: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if self.kind == "qwen2_audio":
             return found | self._heard(media)
+        if self.kind.startswith("internvl"):
+            return found | self._tiles(media)
         processor = AutoImageProcessor.from_pretrained(self.folder)
         pictures = [medium.pixels for medium in media if medium.kind == "image"]
         if pictures:
@@ -129,6 +135,19 @@ class Subject:
         if media and self.kind.startswith(("qwen2", "qwen3")):
             found["mm_token_type_ids"] = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
         return found
+
+    def _tiles(self, media: Media) -> dict[str, Any]:
+        """Tiles of pictures and frames, one after the other."""
+        processor = AutoImageProcessor.from_pretrained(self.folder)
+        of_clips = InternVLVideoProcessor(size={"height": 32, "width": 32})
+        options: Any = {"return_tensors": "pt", "input_data_format": "channels_last"}
+        pieces = [
+            processor(images=medium.pixels, crop_to_patches=True, **options)["pixel_values"]
+            if medium.kind == "image"
+            else of_clips(list(medium.frames), **options)["pixel_values_videos"][0]
+            for medium in media
+        ]
+        return {"pixel_values": torch.cat(pieces)} if pieces else {}
 
     def _heard(self, media: Media) -> dict[str, Any]:
         if not media:
@@ -174,7 +193,7 @@ def make_engine(subject: Subject) -> Iterator[MakeEngine]:
     def make(*, blocks: int = 64, num_threads: int = 1, **options: Any) -> Engine:
         runner = load_model(
             subject.folder,
-            max_model_len=160,
+            max_model_len=256,
             kv_cache_memory=blocks * BLOCK_BYTES,
             num_threads=num_threads,
             max_batch_tokens=options.get("max_batch_tokens", 2048),
@@ -273,7 +292,7 @@ def test_names_of_weights_as_transformers_5_has_them(subject: Subject, tmp_path:
     for medium in itertools.chain.from_iterable(subject.media):
         found, wanted = encoder.features(medium), subject.encoder.features(medium)
         np.testing.assert_array_equal(found.values, wanted.values)
-    runner = load_model(tmp_path, max_model_len=160, kv_cache_memory=2**22, num_threads=1)
+    runner = load_model(tmp_path, max_model_len=256, kv_cache_memory=2**22, num_threads=1)
     engine = Engine(runner, lambda params: NoText(), max_sequences=16)
     assert [tokens(one) for one in together(engine, subject)] == subject.answers
     engine.close()

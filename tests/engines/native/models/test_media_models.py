@@ -134,6 +134,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
     "qwen2_5_vl": QWEN2_5_VL,
+    "internvl_of_defaults": {"model_type": "internvl"},
+    "internvl_of_qwen3_moe": {
+        "model_type": "internvl",
+        "tie_word_embeddings": False,
+        "text_config": {"model_type": "qwen3_moe"},
+    },
+    "internvl_of_qwen3": {
+        "model_type": "internvl",
+        "text_config": {"model_type": "qwen3", "hidden_size": 1024, "num_key_value_heads": 8},
+    },
     "qwen3_vl": QWEN3_VL,
     "qwen3_vl_moe": QWEN3_VL_MOE,
 }
@@ -174,7 +184,7 @@ def test_as_transformers_reads_it(name: str) -> None:
     assert found.deep_media_layers == len(deep)
     assert not found.whole_media_tokens
     if found.experts is not None:
-        assert found.experts.router.normalised
+        assert found.experts.router.normalised == (name == "qwen3_vl_moe")
         sizes = (text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size)
         assert (found.experts.count, found.experts.per_token, found.experts.ffn_size) == sizes
 
@@ -182,7 +192,7 @@ def test_as_transformers_reads_it(name: str) -> None:
 @pytest.mark.parametrize("layers", [[1] * 37, "all", {}])
 def test_more_layers_with_features_than_there_are(layers: Any) -> None:
     vision = {"deepstack_visual_indexes": layers}
-    with pytest.raises(ModelError, match="deepstack_visual_indexes .* at most 36 layers"):
+    with pytest.raises(ModelError, match="at most 36 layers"):
         spec({**QWEN3_VL, "vision_config": vision})
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 from quire.engines.native.core.multimodal import MediaFeatures
 from quire.engines.native.media.gemma3 import Gemma3Tower
+from quire.engines.native.media.internvl import InternVLTower
 from quire.engines.native.media.llava import LlavaTower
 from quire.engines.native.media.qwen2_audio import Qwen2AudioTower
 from quire.engines.native.media.qwen2_vl import Qwen2VLTower
@@ -44,6 +45,7 @@ class Tower(Protocol):
 
 TowerClass: TypeAlias = (
     type[Gemma3Tower]
+    | type[InternVLTower]
     | type[LlavaTower]
     | type[Qwen2AudioTower]
     | type[Qwen2VLTower]
@@ -52,6 +54,7 @@ TowerClass: TypeAlias = (
 
 TOWERS: dict[str, TowerClass] = {
     "gemma3": Gemma3Tower,
+    "internvl": InternVLTower,
     "llava": LlavaTower,  # Yi-VL too
     "qwen2_5_vl": Qwen2VLTower,
     "qwen2_audio": Qwen2AudioTower,

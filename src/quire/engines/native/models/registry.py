@@ -142,6 +142,7 @@ DECODERS: dict[str, ModelType] = {
     "hyperclovax": ModelType("HyperCLOVA X SEED", hyperclovax.decoder),
     "internlm2": ModelType("InternLM2, InternLM2.5", internlm2.decoder),
     "internlm3": ModelType("InternLM3", internlm3.decoder),
+    "internvl": ModelType("InternVL 3 and 3.5, in transformers' form", llava.internvl),
     "kimi_k2": ModelType("Kimi K2", deepseek.v3),
     "lfm2": ModelType("LFM2, LFM2.5", lfm2.decoder),
     "lfm2_moe": ModelType("LFM2 with experts", lfm2.with_experts),
