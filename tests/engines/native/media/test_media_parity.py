@@ -16,22 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from transformers import AutoFeatureExtractor, AutoImageProcessor
-from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 
 from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.media.encoder import MediaEncoder
-from quire.media.values import Clip
 from quire.outputs import Delta
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
+from tests.engines.native.media.oracle_inputs import oracle_inputs
 from tests.engines.native.media.random_media_models import (
     AUDIO,
     IMAGE,
     KINDS,
-    PATCH,
     VIDEO,
     clip,
     make_media_model,
@@ -57,23 +53,6 @@ def scenarios(kind: str) -> list[Media]:
     return found
 
 
-def patches_of_video(processor: Any, video: Clip) -> tuple[torch.Tensor, torch.Tensor]:
-    """The patches of a video written out as loops, and its grid; frames need no resizing."""
-    frames = list(video.frames)
-    frames += [frames[-1]] * (len(frames) % 2)
-    mean, std = np.array(processor.image_mean), np.array(processor.image_std)
-    pixels = (np.stack(frames) / 255 - mean) / std  # (time, height, width, colour)
-    time, height, width = len(frames) // 2, pixels.shape[1] // PATCH, pixels.shape[2] // PATCH
-    rows: list[NDArray[np.float64]] = []
-    for t, h, w in np.ndindex(time, height // 2, width // 2):
-        for i, j in np.ndindex(2, 2):
-            y, x = (2 * h + i) * PATCH, (2 * w + j) * PATCH
-            patch = pixels[2 * t : 2 * t + 2, y : y + PATCH, x : x + PATCH]
-            rows.append(patch.transpose(3, 0, 1, 2).reshape(-1))
-    grid = torch.tensor([[time, height, width]])
-    return torch.tensor(np.array(rows), dtype=torch.float32), grid
-
-
 class Subject:
     """A model, its prompts, and what transformers makes of them."""
 
@@ -84,7 +63,7 @@ class Subject:
         self.media = scenarios(kind)
         self.prompts = [self._prompt(media, seed) for seed, media in enumerate(self.media)]
         pairs = zip(self.prompts, self.media, strict=True)
-        self.answers = [self._generate(self.inputs(*pair), pair[0]) for pair in pairs]
+        self.answers = [self._generate(self._inputs(*pair), pair[0]) for pair in pairs]
 
     def _prompt(self, media: Media, seed: int) -> Prompt:
         generator = np.random.default_rng(seed)
@@ -109,58 +88,8 @@ class Subject:
         ids += generator.integers(3, 280, 11 + 9 * seed).tolist()
         return self.encoder.encode(Prompt(tuple(ids), tuple(items)))
 
-    def inputs(self, prompt: Prompt, media: Media) -> dict[str, Any]:
-        """What transformers' model takes."""
-        ids = torch.tensor([prompt.token_ids])
-        found: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if self.kind == "qwen2_audio":
-            return found | self._heard(media)
-        if self.kind.startswith("internvl"):
-            return found | self._tiles(media)
-        processor = AutoImageProcessor.from_pretrained(self.folder)
-        pictures = [medium.pixels for medium in media if medium.kind == "image"]
-        if pictures:
-            found |= processor(
-                images=pictures, return_tensors="pt", input_data_format="channels_last"
-            )
-        clips = [patches_of_video(processor, medium) for medium in media if medium.kind == "video"]
-        if clips:
-            found["pixel_values_videos"] = torch.cat([patches for patches, _ in clips])
-            found["video_grid_thw"] = torch.cat([grid for _, grid in clips])
-        if clips and self.kind == "qwen2_5_vl":
-            found["second_per_grid_ts"] = torch.ones(len(clips))
-        if self.kind == "gemma3":
-            found["token_type_ids"] = (ids == IMAGE).int()
-            found.pop("num_crops", None)
-        if media and self.kind.startswith(("qwen2", "qwen3")):
-            found["mm_token_type_ids"] = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
-        return found
-
-    def _tiles(self, media: Media) -> dict[str, Any]:
-        """Tiles of pictures and frames, one after the other."""
-        processor = AutoImageProcessor.from_pretrained(self.folder)
-        of_clips = InternVLVideoProcessor(size={"height": 32, "width": 32})
-        options: Any = {"return_tensors": "pt", "input_data_format": "channels_last"}
-        pieces = [
-            processor(images=medium.pixels, crop_to_patches=True, **options)["pixel_values"]
-            if medium.kind == "image"
-            else of_clips(list(medium.frames), **options)["pixel_values_videos"][0]
-            for medium in media
-        ]
-        return {"pixel_values": torch.cat(pieces)} if pieces else {}
-
-    def _heard(self, media: Media) -> dict[str, Any]:
-        if not media:
-            return {}
-        extractor = AutoFeatureExtractor.from_pretrained(self.folder)
-        heard = extractor(
-            [medium.samples for medium in media], sampling_rate=16_000, padding="max_length",
-            return_attention_mask=True, return_tensors="pt",
-        )  # fmt: skip
-        return {
-            "input_features": heard["input_features"],
-            "feature_attention_mask": heard["attention_mask"],
-        }
+    def _inputs(self, prompt: Prompt, media: Media) -> dict[str, Any]:
+        return oracle_inputs(self.folder, self.kind, prompt.token_ids, media)
 
     def _generate(self, inputs: dict[str, Any], prompt: Prompt) -> tuple[int, ...]:
         with torch.inference_mode():
@@ -175,7 +104,7 @@ class Subject:
         prompt, answer = self.prompts[number], self.answers[number]
         full = Prompt(prompt.token_ids + answer, prompt.media)
         with torch.inference_mode():
-            logits = self.model(**self.inputs(full, self.media[number])).logits[0, :-1]
+            logits = self.model(**self._inputs(full, self.media[number])).logits[0, :-1]
         ids = torch.tensor(full.token_ids[1:])
         rows = torch.log_softmax(logits.double(), dim=-1)
         return rows[torch.arange(len(ids)), ids].tolist()
