@@ -64,6 +64,13 @@ class MediaItem:
     """Index of the first token id of the range."""
     length: int
     """Token ids in the range."""
+    runs: tuple[tuple[int, int], ...] = ()
+    """Where its features stand, if not in all of the range: from one token id to before another."""
+
+    @property
+    def feature_runs(self) -> tuple[tuple[int, int], ...]:
+        """The ranges of token ids that features stand for, at least one."""
+        return self.runs or ((self.start, self.start + self.length),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ CASES = [(name, key) for name, entry in GOLDEN["templates"].items() for key in e
 
 def test_every_template_is_there_and_no_other() -> None:
     assert set(template_names()) == set(GOLDEN["templates"])
-    assert len(CASES) == 888
+    assert len(CASES) == 894
 
 
 @pytest.mark.parametrize(("name", "key"), CASES, ids=[f"{name}-{key}" for name, key in CASES])

@@ -63,6 +63,8 @@ class Format:
     system_in_user: bool = False
     stop_words: tuple[str, ...] = ()
     tools: str = "default"
+    trims_tools: bool = False
+    """A list of tools without a system text before it begins without its blank lines."""
     tool_call_words: tuple[str, str] = ("<tool_call>", "</tool_call>")
     reasoning: bool = False
     thought_words: tuple[str, str] = ("<think>\n", "\n</think>\n\n")

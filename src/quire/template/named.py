@@ -159,6 +159,8 @@ class NamedTemplate(Template):
         if not given.text:
             given = Span(self.default_system, literal=not self._own_default)
         tools = self._tools.list_tools(conversation.tools) if conversation.tools else ()
+        if tools and not given.text and self.format.trims_tools:
+            tools = (tools[0]._replace(text=tools[0].text.lstrip("\n")), *tools[1:])
         is_written = given.text or conversation.tools or conversation.empty_tools
         return (given, *tools) if is_written else None
 

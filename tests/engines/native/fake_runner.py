@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter
 from quire.engines.native.core.batch import Batch
+from quire.engines.native.core.multimodal import MediaLimits
 
 HIDDEN = 6
 """The size of a hidden state, which is a hash like the logits."""
@@ -68,11 +69,13 @@ class FakeRunner:
         max_model_len: int = 512,
         habit: float = 0.0,
         uses_mrope: bool = False,
+        whole_tokens: int = 0,
+        deep_layers: int = 0,
         num_state_slots: int = 0,
     ) -> None:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.vocab_size, self.max_model_len = vocab_size, max_model_len
-        self.hidden_size, self.uses_mrope = HIDDEN, uses_mrope
+        self.media_limits = MediaLimits(HIDDEN, uses_mrope, deep_layers, whole_tokens)
         self.num_state_slots = num_state_slots
         self.states: list[list[int] | None] = [None] * num_state_slots
         self.habit = habit
@@ -140,7 +143,9 @@ class FakeRunner:
         return hashes
 
     def _context(self, batch: Batch, sequence: int, row: int) -> list[int]:
-        positions = np.arange(batch.positions[row] + 1)
+        last_seen = batch.positions if batch.last_seen is None else batch.last_seen
+        assert batch.positions[row] <= last_seen[row] < batch.context_lens[sequence]
+        positions = np.arange(last_seen[row] + 1)
         blocks = batch.block_tables[sequence][positions // self.block_size].astype(np.int64)
         tokens = self.slots[blocks * self.block_size + positions % self.block_size]
         assert (tokens != _EMPTY).all(), "a slot is read that was never written"
@@ -177,6 +182,9 @@ def _seen(batch: Batch) -> NDArray[np.int64]:
         assert len(batch.embeds) == len(batch.embed_rows)
         assert batch.embeds.shape[1] == HIDDEN
         seen[batch.embed_rows] = fake_medium(batch.embeds)
+        if batch.deep_embeds is not None:
+            assert batch.deep_embeds.shape[1:] == batch.embeds.shape
+            seen[batch.embed_rows] += 100 * batch.deep_embeds[..., 0].sum(0).astype(np.int64)
     if batch.rope_positions is not None:
         seen += fake_rope_shift(batch.rope_positions - batch.positions)
     return seen

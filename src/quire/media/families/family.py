@@ -180,8 +180,9 @@ class MediaFamily(ABC):
     ) -> tuple[MediaItem, ...]:
         """The range of token ids that each medium fills: from its first feature to its last.
 
-        Tokens between features (ends of rows, times, separators) are inside. In the other forms it is
-        the range of the placeholder, empty where the family writes none.
+        Tokens between features (ends of rows, times, separators) are inside, and then `runs` says where
+        the features are. In the other forms it is the range of the placeholder, empty where the family
+        writes none.
 
         Raises:
             MediaError: the ids do not hold the placeholder tokens of these media, since the template
@@ -203,7 +204,8 @@ class MediaFamily(ABC):
             own, positions = positions[:count], positions[count:]
             start = own[0] if own else 0
             length = own[-1] + 1 - start if own else 0
-            items.append(MediaItem(medium.kind, medium, medium.content_hash, start, length))
+            runs = _runs(own) if length != count else ()
+            items.append(MediaItem(medium.kind, medium, medium.content_hash, start, length, runs))
         return tuple(items)
 
     def _find_short(
@@ -307,6 +309,15 @@ def video_metadata(clip: Clip) -> dict[str, Any]:
         "video_backend": "quire",
         "do_sample_frames": False,
     }
+
+
+def _runs(positions: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Rising positions as ranges of neighbours, each from a first one to before another."""
+    edges = [
+        index for index in range(1, len(positions)) if positions[index] != positions[index - 1] + 1
+    ]
+    pieces = zip([0, *edges], [*edges, len(positions)], strict=True)
+    return tuple((positions[first], positions[end - 1] + 1) for first, end in pieces)
 
 
 def _occurrences(token_ids: Sequence[int], wanted: Sequence[int]) -> list[int]:

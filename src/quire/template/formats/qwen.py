@@ -1,4 +1,4 @@
-"""Qwen, and models that kept its format (MiMo, Keye)."""
+"""Qwen, and models that kept its format (MiMo, Keye, MOSS-VL)."""
 
 from __future__ import annotations
 
@@ -84,6 +84,9 @@ MIMO_VL = QWEN2_VL.derive(
 
 KEYE_VL = MIMO_VL.derive("keye_vl", default_system="")
 
+MOSS_VL = QWEN3_NOTHINK.derive("moss_vl", trims_tools=True)
+"""Its text. What it is shown is not in the text, but attended to from there, as no engine here does."""
+
 FORMATS = (
     QWEN,
     QWEN3,
@@ -102,4 +105,5 @@ FORMATS = (
     MIMO_V2,
     MIMO_VL,
     KEYE_VL,
+    MOSS_VL,
 )

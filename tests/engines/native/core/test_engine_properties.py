@@ -61,6 +61,7 @@ shapes = st.fixed_dictionaries(
         "speculation": st.sampled_from([0, 1, 3, 8]),
         "habit": st.sampled_from([0.0, 4.0, 7.0]),
         "num_state_slots": st.sampled_from([0, 0, 1, 2, 3, 5, 8, 13, 20]),
+        "has_whole_media": st.booleans(),
     }
 )
 
@@ -78,6 +79,7 @@ class Arrivals(RuleBasedStateMachine):
             habit=shape["habit"],
             uses_mrope=True,
             num_state_slots=shape["num_state_slots"],
+            whole_tokens=6 if shape["has_whole_media"] and not shape["num_state_slots"] else 0,
         )
         self.engine = Engine(
             self.runner,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.engines.native.core.engine import Engine
-from quire.engines.native.core.multimodal import MediaFeatures
+from quire.engines.native.core.multimodal import MediaFeatures, RequestMedia
 from quire.engines.native.core.pooling import Pooling
 from quire.errors import MediaError
+from quire.outputs import Delta
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
 from tests.engines.native.fake_runner import HIDDEN, FakeRunner, NumberText
@@ -61,6 +63,93 @@ def test_rope_positions_are_for_models_that_use_them() -> None:
     prompt = Prompt((1,) * 6, (item,))
     with pytest.raises(MediaError, match="does not take"):
         engine_of().add("a", prompt, SamplingParams(max_tokens=2))
+
+
+@pytest.mark.parametrize(
+    ("runs", "length", "text"),
+    [
+        (((1, 3),), 2, None),
+        (((1, 2), (3, 4)), 4, None),
+        (((2, 3), (1, 2)), 4, "out of order"),
+        (((0, 2),), 4, "not its own"),
+        (((1, 2), (5, 6)), 4, "not its own"),
+        (((1, 1), (2, 4)), 4, "out of order"),
+        (((1, 5),), 4, "4 tokens in one piece"),
+        (((1, 2), (3, 5)), 4, "take \\(3, 6\\)"),
+    ],
+)
+def test_runs_of_a_medium(runs: tuple[tuple[int, int], ...], length: int, text: str | None) -> None:
+    count = 4 if runs == ((1, 5),) else 2
+    prompt = Prompt((1,) * 6, (MediaItem("image", features(count), "hash", 1, length, runs),))
+    engine = engine_of(whole_tokens=3)
+    if text is None:
+        engine.add("a", prompt, SamplingParams(max_tokens=2))
+        return
+    with pytest.raises(MediaError, match=text):
+        engine.add("a", prompt, SamplingParams(max_tokens=2))
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_features_of_layers_are_those_that_the_model_takes(layers: int) -> None:
+    def prompt_with(*shape: int) -> Prompt:
+        deep = np.ones(shape, np.float32) if shape else None
+        made = MediaFeatures(np.zeros((2, HIDDEN), np.float32), deep_values=deep)
+        return Prompt((1,) * 6, (MediaItem("image", made, "hash", 1, 2),))
+
+    engine, params = engine_of(deep_layers=layers), SamplingParams(max_tokens=2)
+    fits = prompt_with(*((layers, 2, HIDDEN) if layers else ()))
+    engine.add("fits", fits, params)
+    for shape in ((1, 2, HIDDEN), (2, 3, HIDDEN), (2, 2, HIDDEN - 1), () if layers else (3, 2, 1)):
+        with pytest.raises(MediaError, match="other layers"):
+            engine.add("wrong", prompt_with(*shape), params)
+
+
+def test_a_run_has_its_own_rotary_positions() -> None:
+    """Two frames of 2 x 2 with three tokens of text before each, as Qwen3-VL's clips have them."""
+    grid = np.array([[0] * 8, [0, 0, 1, 1] * 2, [0, 1] * 4], np.int32)
+    made = MediaFeatures(np.zeros((8, HIDDEN), np.float32), grid)
+    item = MediaItem("video", made, "hash", 3, 11, ((3, 7), (10, 14)))
+    media = RequestMedia((item,), 16)
+    found = media.rope_positions(0, 18)
+    assert found[0].tolist() == [0, 1, 2, 3, 3, 3, 3, 5, 6, 7, 8, 8, 8, 8, 10, 11, 12, 13]
+    assert found[1, 3:7].tolist() == [3, 3, 4, 4]
+    assert found[2, 10:14].tolist() == [8, 9, 8, 9]
+    assert media.key(3, 7) != media.key(10, 14)  # the same place in a run, but other features
+    assert media.key(7, 10) == b""
+
+
+def test_whole_media_are_never_cut() -> None:
+    """A chunk goes on to a picture's end, beyond the budget if it must, whoever else is there."""
+    runner = FakeRunner(block_size=4, vocab_size=24, whole_tokens=6, num_blocks=60)
+    engine = Engine(runner, lambda params: NumberText(), max_sequences=6, max_batch_tokens=7)
+    params = SamplingParams(max_tokens=9, temperature=0.0, prompt_logprobs=0)
+    prompts = {
+        str(number): prompt_of((9,) * 20, [_medium(3, number, None), _medium(10, 1, None)])
+        for number in range(5)
+    }
+    alone: dict[str, list[Delta]] = {}
+    for name, prompt in prompts.items():
+        big = Engine(
+            FakeRunner(block_size=4, vocab_size=24, whole_tokens=6), lambda params: NumberText()
+        )
+        big.add(name, prompt, params)
+        alone[name] = [delta for _, delta in steps_of(big)]
+    for name, prompt in prompts.items():
+        engine.add(name, prompt, params)
+    found: dict[str, list[Delta]] = {name: [] for name in prompts}
+    for name, delta in steps_of(engine):
+        found[name].append(delta)
+    assert [d.token_ids for d in found["3"]] == [d.token_ids for d in alone["3"]]
+    for name in prompts:
+        assert [d.prompt_logprobs for d in found[name]] == [d.prompt_logprobs for d in alone[name]]
+    sizes = [batch.num_rows for batch in runner.batches]
+    assert 7 < max(sizes) <= 7 + 6 - 1
+
+
+def steps_of(engine: Engine) -> Iterator[tuple[str, Delta]]:
+    while engine.has_work:
+        yield from engine.step()
+        engine.check_integrity()
 
 
 def test_pooling_takes_text_alone() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.engines.native.core.input_processor import EngineLimits, InputProcessor
+from quire.engines.native.core.multimodal import MediaLimits
 from quire.engines.native.core.sampler import Sampled, Sampler
 from quire.engines.native.core.sequence import Sequence
 from quire.prompt import Prompt
@@ -35,7 +36,11 @@ options = st.fixed_dictionaries(
 
 def make_sequence(number: int, given_options: dict[str, Any]) -> Sequence:
     limits = EngineLimits(
-        vocab_size=VOCAB, max_model_len=16, block_size=16, num_blocks=1, hidden_size=8
+        vocab_size=VOCAB,
+        max_model_len=16,
+        block_size=16,
+        num_blocks=1,
+        media_limits=MediaLimits(hidden_size=8),
     )
     inputs = InputProcessor(limits, lambda params: NumberText())
     prompt = Prompt((1, 2, number % VOCAB))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter
 from quire.engines.native.core.batch import Batch
-from quire.engines.native.cpu.inputs import check_batch
+from quire.engines.native.cpu.inputs import check_batch, media_limits
 from quire.engines.native.cpu.kernels.layout import padded
 from quire.engines.native.cpu.weights.adapter import LoraMap, LoraWeights, lora_weights
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale, layer_embedding_scale
@@ -376,11 +376,12 @@ def attention(
         distance = batch.positions[start:end, None] - np.arange(length)
         if slopes is not None:
             scores = scores - slopes[:, None, None] * distance.astype(np.float32)
-        seen = distance >= 0
+        last_seen = batch.positions if batch.last_seen is None else batch.last_seen
+        seen = last_seen[start:end, None] >= np.arange(length)
         if window and chunked:
             seen &= np.arange(length) >= batch.positions[start:end, None] // window * window
         elif window:
-            seen &= distance < window
+            seen &= distance < window  # also of a picture, however far it sees ahead
         scores = np.where(seen, scores, -np.inf)
         lone = np.full(q.shape[1], -np.inf, np.float32) if sinks is None else sinks
         top = np.maximum(scores.max(-1, keepdims=True), lone[:, None, None])
@@ -537,7 +538,7 @@ class ReferenceRunner:
         self.block_size, self.num_blocks = block_size, num_blocks
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens = max_batch_tokens
-        self.hidden_size, self.uses_mrope = spec.hidden_size, spec.uses_mrope
+        self.media_limits = media_limits(spec)
         self.num_state_slots = num_state_slots
         self._states: dict[tuple[int, int], Any] = {}  # by layer and slot
         self._spec, self._weights = spec, weights
@@ -593,6 +594,8 @@ class ReferenceRunner:
                 else:
                     x = self._sum(x, out)
             x = x * self._weights.layers[layer].get("layer_scale", np.float32(1))
+            if batch.deep_embeds is not None and layer < len(batch.deep_embeds):
+                x[batch.embed_rows] += batch.deep_embeds[layer]
         x = streams.end() if streams else x
         normed = _norm(x, spec.final_norm, tensors, "final_norm")
         self.hidden = normed[batch.hidden_rows]

@@ -34,6 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
+@pytest.fixture(scope="module")
+def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("gemma3")
+    make_media_model(where, "gemma3")
+    return where
+
+
 def given(seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(0, 1, (LENGTH, HIDDEN)).astype(np.float32)
 
@@ -150,6 +157,92 @@ def test_a_wrong_batch_is_refused(
         make_batch([([5, 6, 7, 8], 0, [0])]),
         embeds=np.zeros((1, HIDDEN), np.float32),
         embed_rows=np.array([2], np.int32),
+    )
+    with pytest.raises(ValueError, match=message):
+        runner.run(dataclasses.replace(batch, **change))
+    assert np.isfinite(runner.run(batch)).all()
+
+
+def deep_batch(ids: list[int], start: int, end: int) -> Batch:
+    """A part of a text with a picture that has features for layers, too."""
+    batch = batch_of([(ids[start:end], start, table_of(LENGTH))], [given()], [mrope_positions()])
+    deep = np.stack([given(7), given(8)])[:, batch.embed_rows + start]
+    return dataclasses.replace(batch, deep_embeds=deep if len(batch.embed_rows) else None)
+
+
+def test_features_that_are_added_after_layers(
+    tmp_path_factory: pytest.TempPathFactory, load: Load
+) -> None:
+    """As the plain runner, however the text is cut; a text after it has none of them."""
+    folder = tmp_path_factory.mktemp("qwen3_vl")
+    make_media_model(folder, "qwen3_vl")
+    ids = random_ids(LENGTH)
+    plain = ReferenceRunner(
+        load_weights(read_spec(folder), folder), max_model_len=LENGTH, num_blocks=16
+    )
+    wanted = plain.run(deep_batch(ids, 0, LENGTH)).copy()
+    runner = load(folder, num_threads=2)
+    first = runner.run(make_batch([(ids, 0, table_of(LENGTH))])).copy()
+    whole = runner.run(deep_batch(ids, 0, LENGTH)).copy()
+    np.testing.assert_allclose(whole, wanted, atol=1e-4)
+    edges = [0, 5, 20, 21, 39, 50, LENGTH]
+    cut = [runner.run(deep_batch(ids, a, b)).copy() for a, b in itertools.pairwise(edges)]
+    np.testing.assert_array_equal(np.concatenate(cut), whole)
+    np.testing.assert_array_equal(runner.run(make_batch([(ids, 0, table_of(LENGTH))])), first)
+    batch = deep_batch(ids, 0, LENGTH)
+    for wrong in (None, given()[None, :31], np.zeros((2, 30, HIDDEN), np.float32)):
+        with pytest.raises(ValueError, match="deep_embeds"):
+            runner.run(dataclasses.replace(batch, deep_embeds=wrong))
+
+
+def whole_batch(ids: list[int], start: int = 0) -> Batch:
+    """The rows from `start` on of a text with a picture, whose tokens see each other."""
+    batch = make_batch([(ids[start:], start, table_of(LENGTH))])
+    rows = np.arange(max(GIVEN.start - start, 0), GIVEN.stop - start, dtype=np.int32)
+    last_seen = batch.positions.copy()
+    last_seen[rows] = GIVEN.stop - 1
+    return dataclasses.replace(
+        batch, embeds=given()[rows + start], embed_rows=rows, last_seen=last_seen
+    )
+
+
+def test_rows_that_see_each_other(whole_folder: Path, load: Load) -> None:
+    """As the plain runner; and a cache that has a part of the picture leaves the rest as it is."""
+    ids = random_ids(LENGTH)
+    plain = ReferenceRunner(
+        load_weights(read_spec(whole_folder), whole_folder), max_model_len=LENGTH, num_blocks=16
+    )
+    wanted = plain.run(whole_batch(ids)).copy()
+    runner = load(whole_folder, max_model_len=LENGTH)
+    whole = runner.run(whole_batch(ids)).copy()
+    np.testing.assert_allclose(whole, wanted, atol=1e-4)
+    for start in (5, 16, 32, 39):
+        again = runner.run(whole_batch(ids, start)).copy()
+        np.testing.assert_array_equal(again, whole[start:])
+    text = make_batch([(ids[:9], 0, table_of(LENGTH))])
+    np.testing.assert_array_equal(runner.run(text), whole[:9])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"last_seen": np.array([0, 1, 1, 3], np.int32)}, "before a row"),
+        ({"last_seen": np.array([0, 1, 4, 3], np.int32)}, "behind its sequence"),
+        ({"last_seen": np.array([2, 1, 2, 3], np.int32)}, "falls"),
+        ({"last_seen": np.array([0, 1, 2], np.int32)}, r"is \(T,\)"),
+        ({"embeds": None, "embed_rows": np.zeros(0, np.int32)}, "with embeds"),
+    ],
+    ids=str,
+)
+def test_wrong_last_seen(
+    change: dict[str, Any], message: str, whole_folder: Path, load: Load
+) -> None:
+    runner = load(whole_folder)
+    batch = dataclasses.replace(
+        make_batch([([5, 6, 7, 8], 0, [0])]),
+        embeds=np.zeros((1, HIDDEN), np.float32),
+        embed_rows=np.array([2], np.int32),
+        last_seen=np.arange(4, dtype=np.int32),
     )
     with pytest.raises(ValueError, match=message):
         runner.run(dataclasses.replace(batch, **change))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import torch
 from torch import nn
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -23,10 +28,17 @@ from transformers import (
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     SiglipVisionConfig,
     WhisperFeatureExtractor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from quire.media.values import Clip, Picture, Sound
@@ -133,6 +145,39 @@ def _qwen2_5_vl() -> PreTrainedModel:
     )
 
 
+_QWEN3_VISION: dict[str, Any] = {
+    **_QWEN_VISION,
+    "depth": 3,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 36,
+}
+_QWEN3_TEXT: dict[str, Any] = {
+    **_TEXT,
+    "head_dim": 16,
+    "rope_parameters": {**_MROPE, "mrope_section": [3, 3, 2], "mrope_interleaved": True},
+}
+
+
+def _qwen3_vl(**changes: Any) -> PreTrainedModel:
+    vision = {**_QWEN3_VISION, "deepstack_visual_indexes": [0, 2], **changes}
+    tokens: Any = _TOKENS
+    return Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(text_config=dict(_QWEN3_TEXT), vision_config=vision, **tokens)
+    )
+
+
+def _qwen3_vl_moe() -> PreTrainedModel:
+    """Of the two layers, one is followed by further features of media."""
+    vision = {**_QWEN3_VISION, "deepstack_visual_indexes": [1]}
+    text = {**_QWEN3_TEXT, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    tokens: Any = _TOKENS
+    return Qwen3VLMoeForConditionalGeneration(
+        Qwen3VLMoeConfig(text_config=text, vision_config=vision, **tokens)
+    )
+
+
 def _llava(text: Any, vision: Any = None, **changes: Any) -> PreTrainedModel:
     vision = vision or CLIPVisionConfig(**_CLIP)
     config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=IMAGE, **changes)
@@ -154,6 +199,33 @@ def _llava_siglip() -> PreTrainedModel:
     )
 
 
+def _gemma3() -> PreTrainedModel:
+    text = {
+        **_TEXT,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 10,  # shorter than a picture
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    vision = {**_CLIP, "model_type": "siglip_vision_model", "image_size": 32}
+    config = Gemma3Config(
+        text_config=text, vision_config={**vision, "vision_use_head": False},
+        mm_tokens_per_image=16, image_token_index=IMAGE,
+    )  # fmt: skip
+    return Gemma3ForConditionalGeneration(config)
+
+
+def _internvl(text: Any, **vision: Any) -> PreTrainedModel:
+    config = InternVLConfig(
+        text_config=text.to_dict(),
+        vision_config={**_CLIP, "image_size": 32, "layer_scale_init_value": 0.9, **vision},
+        image_token_id=IMAGE,
+        image_seq_length=16,
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+    return InternVLForConditionalGeneration(config)
+
+
 def _qwen2_audio() -> PreTrainedModel:
     audio = {
         "d_model": 32,
@@ -172,6 +244,17 @@ def _qwen2_audio() -> PreTrainedModel:
 KINDS: dict[str, Callable[..., PreTrainedModel]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
+    "gemma3": _gemma3,
+    "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_moe": _qwen3_vl_moe,
+    "internvl": lambda: _internvl(
+        Qwen2Config(**{**_TEXT, "intermediate_size": 96}), attention_bias=True
+    ),
+    "internvl_qwen3": lambda: _internvl(
+        Qwen3Config(**_TEXT, head_dim=16, tie_word_embeddings=True),
+        use_qk_norm=True,
+        norm_type="rms_norm",
+    ),
     "llava": lambda **text: _llava(LlamaConfig(**_TEXT, **text)),
     "llava_mistral": lambda: _llava(MistralConfig(**_TEXT, sliding_window=24)),
     "llava_siglip": _llava_siglip,
@@ -201,19 +284,28 @@ def make_media_model(
                 if parameter.ndim == 1:
                     at_zero = name.endswith("bias")
                     parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
-                elif kind == "yi_vl" and "projector" in name:
+                elif kind in ("gemma3", "yi_vl") and "projector" in name:
                     parameter.copy_(0.15 * torch.randn_like(parameter))
     model.set_attn_implementation("eager")
     model.to(dtype).save_pretrained(folder, save_original_format=as_on_hub)
     _processor(kind).save_pretrained(folder)
+    if kind.startswith("qwen3"):
+        limits = {"shortest_edge": 64, "longest_edge": 16 * 48 * 48}  # of all frames together
+        values = {"size": limits, "patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(values))
     return model.float().eval()
 
 
 def _processor(kind: str) -> Any:
     if kind.startswith("qwen2_audio"):
         return WhisperFeatureExtractor(feature_size=16, chunk_length=2, hop_length=160)
-    if kind.startswith("qwen2"):
+    if kind.startswith(("qwen2", "qwen3")):
         size = {"shortest_edge": 8 * 8, "longest_edge": 48 * 48}
         return Qwen2VLImageProcessorPil(patch_size=PATCH, size=size)
+    if kind.startswith("internvl"):
+        size = {"height": 32, "width": 32}
+        return GotOcr2ImageProcessorPil(size=size, min_patches=1, max_patches=3)
+    if kind == "gemma3":
+        return Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
     square = {"height": 16, "width": 16}
     return CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=square)

@@ -8,16 +8,26 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers.utils
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 from quire.engines.native.core.multimodal import MediaFeatures
 from quire.engines.native.media import libraries
 from quire.engines.native.media.encoder import FeatureCache, MediaEncoder, media_kinds
-from quire.engines.native.media.qwen2_vl import sampled_fps, video_pixels, vision_positions
+from quire.engines.native.media.qwen2_vl import sampled_fps, video_pixels
+from quire.engines.native.media.qwen3_vl import Qwen3VLTower
+from quire.engines.native.media.qwen_vision import vision_positions
 from quire.errors import ConfigError, MediaError, ModelError, UnsupportedModelError, WeightsError
+from quire.media.families.family import MediaFamily
+from quire.media.families.gemma3 import Gemma3
+from quire.media.families.intern_vl import InternVL
+from quire.media.families.qwen3_vl import Qwen3VL
+from quire.media.families.settings import MediaSettings
 from quire.prompt import MediaItem, Prompt
 from tests.engines.native.media.random_media_models import (
     clip,
@@ -116,6 +126,60 @@ def test_frames_of_a_second() -> None:
     assert sampled_fps(dataclasses.replace(bare, timestamps=())) == 1.0
 
 
+@pytest.mark.parametrize("shape", [(5, 40, 32), (2, 100, 60), (3, 30, 250), (9, 20, 24)])
+def test_clips_of_qwen3_vl_are_cut_as_its_video_processor_cuts_them(
+    shape: tuple[int, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly where frames are scaled by torchvision as well; Pillow rounds otherwise between its passes."""
+    make_media_model(tmp_path, "qwen3_vl")
+    settings = tmp_path / "video_preprocessor_config.json"
+    colours = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.3, 0.2, 0.4]}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | colours))
+    tower = Qwen3VLTower(tmp_path)
+    video = clip(*shape)
+    patches, grid = tower.clip_patches(video)
+    processor: Any = Qwen3VLVideoProcessor.from_pretrained(tmp_path, cap_pixels_per_frame=False)
+    wanted = processor(
+        list(video.frames), do_sample_frames=False, return_tensors="np",
+        input_data_format="channels_last",
+    )  # fmt: skip
+    assert wanted["video_grid_thw"].tolist() == [list(grid)]
+    np.testing.assert_allclose(patches, wanted["pixel_values_videos"], atol=1e-5)
+    monkeypatch.setattr(transformers.utils, "is_torchvision_available", lambda: False)
+    plain, same_grid = tower.clip_patches(video)
+    assert same_grid == grid
+    assert np.abs(plain - patches).mean() < 0.02
+    family = Qwen3VL(MediaSettings.from_folder(tmp_path))
+    features = tower.features(video)
+    assert family.expansion(video, 0).count("<|video_pad|>") == len(features.values)
+    assert features.nbytes == 3 * features.values.nbytes
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "token"),
+    [
+        ("gemma3", Gemma3, "<image_soft_token>"),
+        ("internvl", InternVL, "<IMG_CONTEXT>"),
+        ("qwen3_vl", Qwen3VL, "<|image_pad|>"),
+    ],
+)
+def test_families_count_what_towers_give(
+    kind: str, family: type[MediaFamily], token: str, tmp_path: Path
+) -> None:
+    make_media_model(tmp_path, kind)
+    if kind != "qwen3_vl":
+        (tmp_path / "processor_config.json").write_text('{"image_seq_length": 16}')
+    encoder, written = MediaEncoder.of_folder(tmp_path), family(MediaSettings.from_folder(tmp_path))
+    for size in ((20, 30), (64, 8), (100, 100), (33, 47)):
+        seen = picture(*size)
+        count = written.expansion(seen, 0).count(token)
+        assert len(encoder.features(seen).values) == count > 0
+    if "video" in encoder.kinds:
+        seen = clip(3, 30, 20)
+        count = written.expansion(seen, 0).count(written.feature_tokens("video")[0])
+        assert len(encoder.features(seen).values) == count > 0
+
+
 def test_how_large_frames_are(tmp_path: Path) -> None:
     assert video_pixels(tmp_path) == (128 * 28 * 28, 768 * 28 * 28)
     for name, values, wanted in (
@@ -158,7 +222,9 @@ def test_the_engine_imports_no_torch() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
-@pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl", "qwen2_audio", "yi_vl"])
+@pytest.mark.parametrize(
+    "kind", ["gemma3", "internvl", "llava", "qwen2_5_vl", "qwen2_audio", "qwen3_vl", "yi_vl"]
+)
 def test_narrow_weights_are_computed_in_float32(kind: str, tmp_path: Path) -> None:
     model = make_media_model(tmp_path, kind, dtype=torch.bfloat16)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"

@@ -7,6 +7,7 @@ media, from the prefix cache, and again after preemption.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,21 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from transformers import AutoFeatureExtractor, AutoImageProcessor
 
 from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.media.encoder import MediaEncoder
-from quire.media.values import Clip
 from quire.outputs import Delta
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
+from tests.engines.native.media.oracle_inputs import oracle_inputs
 from tests.engines.native.media.random_media_models import (
     AUDIO,
     IMAGE,
     KINDS,
-    PATCH,
     VIDEO,
     clip,
     make_media_model,
@@ -50,26 +48,9 @@ def scenarios(kind: str) -> list[Media]:
     if kind == "qwen2_audio":
         return [[], [sound(9_000)], [sound(30_000, 1), sound(14_000, 2)], []]
     found: list[Media] = [[], [picture(26, 40)], [picture(30, 30, 1), picture(24, 16, 2)], []]
-    if kind.startswith("qwen2"):
+    if kind.startswith(("qwen2", "qwen3", "internvl")):
         found += [[clip(5, 40, 32)], [clip(4, 32, 40, 1), picture(40, 24, 3)]]
     return found
-
-
-def patches_of_video(processor: Any, video: Clip) -> tuple[torch.Tensor, torch.Tensor]:
-    """The patches of a video written out as loops, and its grid; frames need no resizing."""
-    frames = list(video.frames)
-    frames += [frames[-1]] * (len(frames) % 2)
-    mean, std = np.array(processor.image_mean), np.array(processor.image_std)
-    pixels = (np.stack(frames) / 255 - mean) / std  # (time, height, width, colour)
-    time, height, width = len(frames) // 2, pixels.shape[1] // PATCH, pixels.shape[2] // PATCH
-    rows: list[NDArray[np.float64]] = []
-    for t, h, w in np.ndindex(time, height // 2, width // 2):
-        for i, j in np.ndindex(2, 2):
-            y, x = (2 * h + i) * PATCH, (2 * w + j) * PATCH
-            patch = pixels[2 * t : 2 * t + 2, y : y + PATCH, x : x + PATCH]
-            rows.append(patch.transpose(3, 0, 1, 2).reshape(-1))
-    grid = torch.tensor([[time, height, width]])
-    return torch.tensor(np.array(rows), dtype=torch.float32), grid
 
 
 class Subject:
@@ -82,7 +63,7 @@ class Subject:
         self.media = scenarios(kind)
         self.prompts = [self._prompt(media, seed) for seed, media in enumerate(self.media)]
         pairs = zip(self.prompts, self.media, strict=True)
-        self.answers = [self._generate(self.inputs(*pair), pair[0]) for pair in pairs]
+        self.answers = [self._generate(self._inputs(*pair), pair[0]) for pair in pairs]
 
     def _prompt(self, media: Media, seed: int) -> Prompt:
         generator = np.random.default_rng(seed)
@@ -90,47 +71,25 @@ class Subject:
         items: list[MediaItem] = []
         for medium in media:
             ids += generator.integers(3, 280, 7).tolist()
-            features = self.encoder.features(medium)
-            count = len(features.values)
-            items.append(MediaItem(medium.kind, medium, medium.content_hash, len(ids), count))
-            ids += [TOKEN_OF[medium.kind]] * count
+            count = len(self.encoder.features(medium).values)
+            start, steps = len(ids), 1
+            if medium.kind == "video" and not self.kind.startswith("qwen2"):
+                # Between steps stand their times or numbers.
+                steps = len(medium.frames)
+                steps = steps if self.kind.startswith("internvl") else -(-steps // 2)
+            runs: list[tuple[int, int]] = []
+            for step in range(steps):
+                ids += generator.integers(3, 280, 3).tolist() if step else []
+                runs.append((len(ids), len(ids) + count // steps))
+                token = IMAGE if self.kind.startswith("internvl") else TOKEN_OF[medium.kind]
+                ids += [token] * (count // steps)
+            item = MediaItem(medium.kind, medium, medium.content_hash, start, len(ids) - start)
+            items.append(dataclasses.replace(item, runs=tuple(runs)) if steps > 1 else item)
         ids += generator.integers(3, 280, 11 + 9 * seed).tolist()
         return self.encoder.encode(Prompt(tuple(ids), tuple(items)))
 
-    def inputs(self, prompt: Prompt, media: Media) -> dict[str, Any]:
-        """What transformers' model takes."""
-        ids = torch.tensor([prompt.token_ids])
-        found: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if self.kind == "qwen2_audio":
-            return found | self._heard(media)
-        processor = AutoImageProcessor.from_pretrained(self.folder)
-        pictures = [medium.pixels for medium in media if medium.kind == "image"]
-        if pictures:
-            found |= processor(
-                images=pictures, return_tensors="pt", input_data_format="channels_last"
-            )
-        clips = [patches_of_video(processor, medium) for medium in media if medium.kind == "video"]
-        if clips:
-            found["pixel_values_videos"] = torch.cat([patches for patches, _ in clips])
-            found["video_grid_thw"] = torch.cat([grid for _, grid in clips])
-        if clips and self.kind == "qwen2_5_vl":
-            found["second_per_grid_ts"] = torch.ones(len(clips))
-        if media and self.kind.startswith("qwen2"):
-            found["mm_token_type_ids"] = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
-        return found
-
-    def _heard(self, media: Media) -> dict[str, Any]:
-        if not media:
-            return {}
-        extractor = AutoFeatureExtractor.from_pretrained(self.folder)
-        heard = extractor(
-            [medium.samples for medium in media], sampling_rate=16_000, padding="max_length",
-            return_attention_mask=True, return_tensors="pt",
-        )  # fmt: skip
-        return {
-            "input_features": heard["input_features"],
-            "feature_attention_mask": heard["attention_mask"],
-        }
+    def _inputs(self, prompt: Prompt, media: Media) -> dict[str, Any]:
+        return oracle_inputs(self.folder, self.kind, prompt.token_ids, media)
 
     def _generate(self, inputs: dict[str, Any], prompt: Prompt) -> tuple[int, ...]:
         with torch.inference_mode():
@@ -145,7 +104,7 @@ class Subject:
         prompt, answer = self.prompts[number], self.answers[number]
         full = Prompt(prompt.token_ids + answer, prompt.media)
         with torch.inference_mode():
-            logits = self.model(**self.inputs(full, self.media[number])).logits[0, :-1]
+            logits = self.model(**self._inputs(full, self.media[number])).logits[0, :-1]
         ids = torch.tensor(full.token_ids[1:])
         rows = torch.log_softmax(logits.double(), dim=-1)
         return rows[torch.arange(len(ids)), ids].tolist()
@@ -163,9 +122,10 @@ def make_engine(subject: Subject) -> Iterator[MakeEngine]:
     def make(*, blocks: int = 64, num_threads: int = 1, **options: Any) -> Engine:
         runner = load_model(
             subject.folder,
-            max_model_len=160,
+            max_model_len=256,
             kv_cache_memory=blocks * BLOCK_BYTES,
             num_threads=num_threads,
+            max_batch_tokens=options.get("max_batch_tokens", 2048),
         )
         made.append(Engine(runner, lambda params: NoText(), **{"max_sequences": 16, **options}))
         return made[-1]
@@ -206,7 +166,7 @@ def test_alone(subject: Subject, make_engine: MakeEngine) -> None:
 
 @pytest.mark.parametrize("max_batch_tokens", [16, 2048])
 def test_together(subject: Subject, make_engine: MakeEngine, max_batch_tokens: int) -> None:
-    """Chunks of 16 cut every medium; the second time, the cache has what it may have."""
+    """Chunks of 16 cut every medium that may be; the second time, the cache has what it may have."""
     engine = make_engine(max_batch_tokens=max_batch_tokens)
     for _ in range(2):
         assert [tokens(one) for one in together(engine, subject)] == subject.answers
@@ -261,7 +221,7 @@ def test_names_of_weights_as_transformers_5_has_them(subject: Subject, tmp_path:
     for medium in itertools.chain.from_iterable(subject.media):
         found, wanted = encoder.features(medium), subject.encoder.features(medium)
         np.testing.assert_array_equal(found.values, wanted.values)
-    runner = load_model(tmp_path, max_model_len=160, kv_cache_memory=2**22, num_threads=1)
+    runner = load_model(tmp_path, max_model_len=256, kv_cache_memory=2**22, num_threads=1)
     engine = Engine(runner, lambda params: NoText(), max_sequences=16)
     assert [tokens(one) for one in together(engine, subject)] == subject.answers
     engine.close()

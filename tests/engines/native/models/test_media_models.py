@@ -62,6 +62,45 @@ QWEN2_5_VL: dict[str, Any] = {
         "mrope_section": [16, 24, 24],
     },
 }
+QWEN3_VL: dict[str, Any] = {
+    "model_type": "qwen3_vl",
+    "tie_word_embeddings": True,
+    "text_config": {
+        "model_type": "qwen3_vl_text",
+        "head_dim": 128,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "max_position_embeddings": 262144,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 36,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": {
+            "mrope_interleaved": True,
+            "mrope_section": [24, 20, 20],
+            "rope_type": "default",
+        },
+        "rope_theta": 5000000,
+        "tie_word_embeddings": True,
+        "vocab_size": 151936,
+    },
+    "vision_config": {"deepstack_visual_indexes": [5, 11, 17], "model_type": "qwen3_vl"},
+}
+QWEN3_VL_MOE: dict[str, Any] = {
+    **QWEN3_VL,
+    "model_type": "qwen3_vl_moe",
+    "text_config": {
+        **QWEN3_VL["text_config"],
+        "model_type": "qwen3_vl_moe_text",
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+    },
+    "vision_config": {"deepstack_visual_indexes": [8, 16], "model_type": "qwen3_vl_moe"},
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llava": LLAVA,
     "llava_of_mistral": {
@@ -95,6 +134,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
     "qwen2_5_vl": QWEN2_5_VL,
+    "internvl_of_defaults": {"model_type": "internvl"},
+    "internvl_of_qwen3_moe": {
+        "model_type": "internvl",
+        "tie_word_embeddings": False,
+        "text_config": {"model_type": "qwen3_moe"},
+    },
+    "internvl_of_qwen3": {
+        "model_type": "internvl",
+        "text_config": {"model_type": "qwen3", "hidden_size": 1024, "num_key_value_heads": 8},
+    },
+    "qwen3_vl": QWEN3_VL,
+    "qwen3_vl_moe": QWEN3_VL_MOE,
 }
 
 
@@ -110,9 +161,12 @@ def test_as_transformers_reads_it(name: str) -> None:
     assert found.model_type == config["model_type"]
     assert (found.vocab_size, found.hidden_size) == (text.vocab_size, text.hidden_size)
     layer, attention = found.layers[0], found.attention
-    assert layer.ffn is not None
     assert attention is not None
-    assert (layer.ffn.size, found.num_layers) == (text.intermediate_size, text.num_hidden_layers)
+    assert found.num_layers == text.num_hidden_layers
+    if layer.ffn is None:
+        assert layer.experts is not None
+    else:
+        assert layer.ffn.size == text.intermediate_size
     heads = text.num_attention_heads
     shape = attention.shape
     assert (shape.heads, shape.kv_heads) == (heads, text.num_key_value_heads)
@@ -129,6 +183,28 @@ def test_as_transformers_reads_it(name: str) -> None:
     if config["model_type"] in ("qwen2_vl", "qwen2_5_vl"):
         sections = sections or (16, 24, 24)
     assert found.rope.sections == sections
+    deep = getattr(whole.vision_config, "deepstack_visual_indexes", ()) if "3" in name else ()
+    assert found.deep_media_layers == len(deep)
+    assert not found.whole_media_tokens
+    if found.experts is not None:
+        assert found.experts.router.normalised == (name == "qwen3_vl_moe")
+        sizes = (text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size)
+        assert (found.experts.count, found.experts.per_token, found.experts.ffn_size) == sizes
+
+
+@pytest.mark.parametrize("layers", [[1] * 37, "all", {}])
+def test_more_layers_with_features_than_there_are(layers: Any) -> None:
+    vision = {"deepstack_visual_indexes": layers}
+    with pytest.raises(ModelError, match="at most 36 layers"):
+        spec({**QWEN3_VL, "vision_config": vision})
+
+
+def test_pictures_of_gemma_3_are_whole() -> None:
+    text = {"model_type": "gemma3_text", "num_hidden_layers": 6}
+    assert spec({"model_type": "gemma3", "text_config": text}).whole_media_tokens == 256
+    assert spec({**text, "model_type": "gemma3_text"}).whole_media_tokens == 0
+    config = {"model_type": "gemma3", "text_config": text, "mm_tokens_per_image": 64}
+    assert spec(config).whole_media_tokens == 64
 
 
 def sections_of(found: DecoderSpec) -> tuple[int, ...]:

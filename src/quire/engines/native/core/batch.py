@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter
+from quire.engines.native.core.multimodal import MediaLimits
 
 NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
@@ -31,7 +32,8 @@ class Batch:
     Sequence `s` owns the rows `query_start[s]:query_start[s + 1]`; they are its newest tokens, at
     consecutive positions that end at `context_lens[s] - 1`. The key and value of row `t` are written
     to slot `slots[t]` (block id * block size + offset) before attention reads them. Row `t` of
-    sequence `s` attends to positions `0..positions[t]` through `block_tables[s]`.
+    sequence `s` attends to positions `0..positions[t]` through `block_tables[s]`, or to those up to
+    `last_seen[t]`.
 
     It is a value: nothing changes it once it is made.
     """
@@ -50,6 +52,12 @@ class Batch:
     """(M, hidden_size): what rows have instead of their token's embedding; None where none has."""
     embed_rows: NDArray[np.int32] = field(default_factory=NO_ROWS.view)
     """(M,) the rows that have `embeds`, each once."""
+    deep_embeds: NDArray[np.float32] | None = None
+    """(L, M, hidden_size): what is added to these rows after each of the first L layers, for models that
+    have such layers."""
+    last_seen: NDArray[np.int32] | None = None
+    """(T,) the last position that each row attends to, which is one of this step's or before; None: its own.
+    Only with `embeds`, in models with whole media."""
     rope_positions: NDArray[np.int32] | None = None
     """(3, T) rotary positions in time, height and width, for M-RoPE; None: `positions`."""
     state_slots: NDArray[np.int32] | None = None
@@ -76,9 +84,8 @@ class Runner(Protocol):
     num_blocks: int
     vocab_size: int
     max_model_len: int
-    hidden_size: int
-    uses_mrope: bool
-    """Whether rows have M-RoPE positions: `Batch.rope_positions`."""
+    media_limits: MediaLimits
+    """What media the model takes. A batch may have `whole_tokens` rows more than the engine asks for."""
     num_state_slots: int
     """Slots for states of sequences; 0 for models without."""
     weights_bytes: int

@@ -101,10 +101,12 @@ def build_batch(plan: StepPlan, block_size: int) -> tuple[Batch, OutputRows]:
     tables = _block_tables(plan.sequences)
     blocks = tables[owner, positions // block_size].astype(np.int64)
     rows = _output_rows(plan, query_start)
-    embed_rows, embeds, rope_positions = NO_ROWS, None, None
+    media, rope_positions, last_seen = _MediaRows(), None, None
     if plan.has_media:
-        embed_rows, embeds = _embeds(plan, query_start)
+        media = _media_rows(plan, query_start)
         rope_positions = _rope_positions(plan, query_start, positions)
+        if media.embeds is not None:
+            last_seen = _last_seen(plan, query_start, positions)
     batch = Batch(
         token_ids=_token_ids(plan),
         positions=positions,
@@ -115,8 +117,10 @@ def build_batch(plan: StepPlan, block_size: int) -> tuple[Batch, OutputRows]:
         logits_rows=np.array(rows.logits_rows, dtype=np.int32),
         adapters=_adapters(plan) if plan.has_adapters else None,
         hidden_rows=np.array(rows.hidden_rows, dtype=np.int32),
-        embeds=embeds,
-        embed_rows=embed_rows,
+        embeds=media.embeds,
+        embed_rows=media.rows,
+        deep_embeds=media.deep_embeds,
+        last_seen=last_seen,
         rope_positions=rope_positions,
         state_slots=_state_slots(plan.sequences),
         state_saves=_state_saves(plan, query_start),
@@ -255,24 +259,51 @@ def _add_prefill(rows: OutputRows, sequence: Sequence, count: int, first_row: in
 # --- media ---------------------------------------------------------------------------------------
 
 
-def _embeds(
-    plan: StepPlan, query_start: NDArray[np.int32]
-) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
-    """Return the rows (M,) that media fill, and their features (M, hidden_size)."""
+@dataclass(frozen=True, slots=True)
+class _MediaRows:
+    """The rows (M,) that media fill, and their features: see `Batch`."""
+
+    rows: NDArray[np.int32] = field(default_factory=NO_ROWS.view)
+    embeds: NDArray[np.float32] | None = None
+    deep_embeds: NDArray[np.float32] | None = None
+
+
+def _media_rows(plan: StepPlan, query_start: NDArray[np.int32]) -> _MediaRows:
     rows: list[NDArray[np.int32]] = []
     embeds: list[NDArray[np.float32]] = []
+    deep_embeds: list[NDArray[np.float32]] = []
     for index in range(plan.num_decodes, len(plan.sequences)):
         sequence = plan.sequences[index]
         media, start = sequence.request.media, sequence.computed_tokens
         if media is None:
             continue
-        for first, values in media.features(start, start + plan.counts[index]):
+        for first, values, deep_values in media.features(start, start + plan.counts[index]):
             row = query_start[index] + first - start
             rows.append(np.arange(row, row + len(values), dtype=np.int32))
             embeds.append(values)
+            if deep_values is not None:
+                deep_embeds.append(deep_values)
     if not rows:
-        return NO_ROWS, None
-    return np.concatenate(rows), np.concatenate(embeds)
+        return _MediaRows()
+    deep = np.concatenate(deep_embeds, axis=1) if deep_embeds else None
+    return _MediaRows(np.concatenate(rows), np.concatenate(embeds), deep)
+
+
+def _last_seen(
+    plan: StepPlan, query_start: NDArray[np.int32], positions: NDArray[np.int32]
+) -> NDArray[np.int32] | None:
+    """Return the last position that each row sees (T,); None where all see up to themselves."""
+    result: NDArray[np.int32] | None = None
+    for index in range(plan.num_decodes, len(plan.sequences)):
+        sequence = plan.sequences[index]
+        media, start = sequence.request.media, sequence.computed_tokens
+        if media is None or not media.are_whole:
+            continue
+        if result is None:
+            result = positions.copy()
+        end = start + plan.counts[index]
+        result[query_start[index] : query_start[index + 1]] = media.last_seen(start, end)
+    return result
 
 
 def _rope_positions(

@@ -120,8 +120,7 @@ class Engine:
             runner.max_model_len,
             runner.block_size,
             runner.num_blocks,
-            runner.hidden_size,
-            runner.uses_mrope,
+            runner.media_limits,
         )
         self._inputs = InputProcessor(limits, make_detokenizer, encode, speculates=speculation > 0)
         self._pool = BlockPool(runner.num_blocks, caching=prefix_caching)

@@ -16,7 +16,7 @@ from quire.engines.native.core.detokenizer import MakeDetokenizer, NoDetokenizer
 from quire.engines.native.core.kv_cache import Root
 from quire.engines.native.core.logits_processors import Encode, TokenCounts, make_logits_processor
 from quire.engines.native.core.logprobs import PromptLogprobs
-from quire.engines.native.core.multimodal import RequestMedia, check_media
+from quire.engines.native.core.multimodal import MediaLimits, RequestMedia, check_media
 from quire.engines.native.core.pooling import Pooling, PoolingState
 from quire.engines.native.core.sampling_ops import Uniforms
 from quire.engines.native.core.sequence import Request, Sequence
@@ -42,8 +42,7 @@ class EngineLimits:
     max_model_len: int
     block_size: int
     num_blocks: int
-    hidden_size: int
-    uses_mrope: bool = False
+    media_limits: MediaLimits
 
 
 class InputProcessor:
@@ -86,7 +85,10 @@ class InputProcessor:
         self._check(prompt, params, matchers)
         try:
             prompt_ids = np.array(prompt.token_ids, dtype=np.int32)
-            top = params.prompt_logprobs
+            top, are_whole = params.prompt_logprobs, self._limits.media_limits.whole_tokens > 0
+            media = None
+            if prompt.media:
+                media = RequestMedia(prompt.media, len(prompt_ids), are_whole=are_whole)
             request = Request(
                 request_id=request_id,
                 prompt_ids=prompt_ids,
@@ -97,7 +99,7 @@ class InputProcessor:
                 root=_root(adapter, params.cache_salt),
                 prompt_logprobs=None if top is None else PromptLogprobs(prompt_ids, top),
                 adapter=adapter,
-                media=RequestMedia(prompt.media, len(prompt_ids)) if prompt.media else None,
+                media=media,
                 num_unfinished=params.n,
                 shares_prompt=params.n > 1,
             )
@@ -165,7 +167,7 @@ class InputProcessor:
             )
         self._check_prompt(prompt, params.max_tokens)
         if prompt.media:
-            check_media(prompt, self._limits.hidden_size, self._limits.uses_mrope)
+            check_media(prompt, self._limits.media_limits)
 
     def _check_prompt(self, prompt: Prompt, max_tokens: int) -> None:
         """Check a prompt's tokens, and that it fits the KV cache with its answer if it is alone."""

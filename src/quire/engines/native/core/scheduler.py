@@ -65,6 +65,8 @@ class Scheduler:
     - Decodes come first, then prompts in progress, then new ones, within `max_batch_tokens`.
     - A sequence is admitted when blocks for all its tokens are available; it takes them at once. The
       first in the queue is never overtaken, so that a long prompt does not wait for ever.
+    - A chunk of a prompt goes to the end of a medium whose tokens see each other, beyond the budget if it
+      must: such a medium is never cut, and need not wait for a step with room for all of it.
     - While a prompt is computed, sequences of lower priority wait: they would make its step longer.
       Prompts that may wait (a priority above 0) take a small part of a step, for whoever comes next.
     - When a decode finds no block, the last running sequence is preempted and waits again: the first
@@ -195,7 +197,7 @@ class Scheduler:
             if urgent is not None and sequence.key[0] > urgent:
                 break
             if budget and sequence.is_prefilling:
-                budget -= self._add_chunk(plan, sequence, budget)
+                budget = max(0, budget - self._add_chunk(plan, sequence, budget))
         return budget
 
     def _admit(self, plan: StepPlan, budget: int, urgent: int | None) -> int:
@@ -207,7 +209,7 @@ class Scheduler:
                 break
             del self.waiting[0]
             insort(self.running, sequence, key=_key)
-            budget -= self._add_chunk(plan, sequence, budget)
+            budget = max(0, budget - self._add_chunk(plan, sequence, budget))
         return budget
 
     def _add_chunk(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
@@ -216,6 +218,9 @@ class Scheduler:
         logprobs = sequence.request.prompt_logprobs
         if logprobs is not None and not logprobs.is_complete:
             count = min(count, self._max_logits_rows)
+        media, computed = sequence.request.media, sequence.computed_tokens
+        if media is not None:
+            count = media.chunk_end(computed + count) - computed
         if self._states is not None:
             self._states.plan_saves(sequence, count)
         plan.sequences.append(sequence)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.core.batch import Batch, LoadedAdapter
-from quire.engines.native.core.multimodal import MAX_ROPE_POSITION
+from quire.engines.native.core.multimodal import MAX_ROPE_POSITION, MediaLimits
 from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
@@ -18,6 +18,7 @@ from quire.engines.native.cpu.program.arguments import HeadRun, LoraBatch, LoraR
 from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.adapter import CpuAdapter
 from quire.engines.native.cpu.weights.linear_map import address_of
+from quire.engines.native.models.spec import DecoderSpec
 
 _UNSIGNED: dict[Any, Any] = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}
 
@@ -32,9 +33,18 @@ class RunnerLimits(Protocol):
     vocab_size: int
     max_model_len: int
     max_batch_tokens: int
-    hidden_size: int
-    uses_mrope: bool
+    media_limits: MediaLimits
     num_state_slots: int
+
+
+def media_limits(spec: DecoderSpec) -> MediaLimits:
+    """What media a decoder takes."""
+    return MediaLimits(
+        spec.hidden_size,
+        uses_mrope=spec.uses_mrope,
+        deep_layers=spec.deep_media_layers,
+        whole_tokens=spec.whole_media_tokens,
+    )
 
 
 def check_batch(batch: Batch, limits: RunnerLimits) -> None:
@@ -64,7 +74,7 @@ def check_batch(batch: Batch, limits: RunnerLimits) -> None:
             raise ValueError("two sequences of a batch have one slot")
     if batch.state_saves is not None:
         _check_below("state_saves", batch.state_saves + 1, limits.num_state_slots + 1)
-    _check_media(batch, limits)
+    _check_media(batch, limits.media_limits)
 
 
 def check_shapes(batch: Batch, limits: RunnerLimits) -> None:
@@ -104,7 +114,7 @@ def _check_positions(batch: Batch, block_size: int) -> None:
         raise ValueError("a block table is shorter than its sequence")
 
 
-def _check_media(batch: Batch, limits: RunnerLimits) -> None:
+def _check_media(batch: Batch, limits: MediaLimits) -> None:
     rows, embeds, positions = batch.embed_rows, batch.embeds, batch.rope_positions
     if len(rows) or embeds is not None:
         if embeds is None or embeds.shape != (len(rows), limits.hidden_size):
@@ -112,10 +122,34 @@ def _check_media(batch: Batch, limits: RunnerLimits) -> None:
         _check_below("embed_rows", rows, batch.num_rows)
         if len(np.unique(rows)) != len(rows):
             raise ValueError("embed_rows of a batch name a row twice")
+    deep = batch.deep_embeds
+    wanted = (limits.deep_layers, len(rows), limits.hidden_size)
+    if (deep is None) != (embeds is None or not limits.deep_layers) or (
+        deep is not None and deep.shape != wanted
+    ):
+        raise ValueError(
+            "deep_embeds of a batch are (layers, embed_rows, hidden_size), with embeds"
+        )
+    if batch.last_seen is not None:
+        _check_last_seen(batch, batch.last_seen, limits)
     if positions is not None:
         if not limits.uses_mrope or positions.shape != (3, batch.num_rows):
             raise ValueError("rope_positions of a batch are (3, T), for a model with M-RoPE")
         _check_below("rope_positions", positions, MAX_ROPE_POSITION)
+
+
+def _check_last_seen(batch: Batch, last_seen: NDArray[np.int32], limits: MediaLimits) -> None:
+    if not limits.whole_tokens or batch.embeds is None or last_seen.shape != batch.positions.shape:
+        raise ValueError("last_seen of a batch is (T,), for a model with whole media, with embeds")
+    counts = np.diff(batch.query_start)
+    if (last_seen < batch.positions).any() or (
+        last_seen >= np.repeat(batch.context_lens, counts)
+    ).any():
+        raise ValueError("last_seen of a batch lies before a row, or behind its sequence")
+    falls = last_seen[1:] < last_seen[:-1]
+    falls[batch.query_start[1:-1] - 1] = False
+    if falls.any():
+        raise ValueError("last_seen of a sequence falls from one row to the next")
 
 
 def _check_below(name: str, values: NDArray[Any], limit: int) -> None:
@@ -146,7 +180,8 @@ class BatchInputs:
         has_states = step.num_slots > 0
         self._state_slots = self._array("state_slots", rows * has_states, np.int32)
         self._state_saves = aligned_zeros((rows * has_states,), np.int32)
-        self._media: tuple[NDArray[Any], ...] = ()  # what `embeds` and `embed_index` point to
+        step.last_seen = step.positions
+        self._media: tuple[Any, ...] = ()  # what media's fields of the step point to
 
     def _array(self, field: str, size: int, dtype: Any) -> NDArray[Any]:
         array = aligned_zeros((size,), dtype)
@@ -183,17 +218,22 @@ class BatchInputs:
         if batch.embeds is not None:
             self._fill_media(batch, batch.embeds)
         elif self._media:
-            step.embed_index = 0
+            step.embed_index = step.deep_embeds = 0
+            step.last_seen = step.positions
             self._media = ()
 
     def _fill_media(self, batch: Batch, embeds: NDArray[np.float32]) -> None:
-        """Take over embeddings that the batch brings for some of its rows."""
+        """Take over what the batch brings for its rows of media, and how far they see."""
+        step, count = self._step, len(batch.embed_rows)
         index = np.full(batch.num_rows, -1, np.int32)
-        index[batch.embed_rows] = np.arange(len(batch.embed_rows), dtype=np.int32)
-        values = np.ascontiguousarray(embeds, np.float32)
-        self._media = (values, index)
-        self._step.embeds = address_of(values)
-        self._step.embed_index = address_of(index)
+        index[batch.embed_rows] = np.arange(count, dtype=np.int32)
+        values, deep, last_seen = np.ascontiguousarray(embeds), batch.deep_embeds, batch.last_seen
+        deep = None if deep is None else np.ascontiguousarray(deep)
+        last_seen = None if last_seen is None else np.ascontiguousarray(last_seen)
+        self._media = (values, index, deep, last_seen)
+        step.embeds, step.embed_index = address_of(values), address_of(index)
+        step.deep_embeds, step.embed_count = address_of(deep), count
+        step.last_seen = step.positions if last_seen is None else address_of(last_seen)
 
 
 # ---- its adapters

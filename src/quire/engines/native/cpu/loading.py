@@ -64,7 +64,8 @@ def load_model(
             for quantised weights, else float32.
         kv_cache_memory: bytes; None takes `memory_util` of what is free.
         num_threads: None takes one for each core that this process may use.
-        max_batch_tokens: the most rows of one batch, which scratch memory is made for.
+        max_batch_tokens: the most rows of one batch, which scratch memory is made for; a picture whose
+            tokens see each other may come on top.
         max_sequences: the most sequences at once, which the KV cache need not exceed.
         with_head: False for a model that writes no text, and may lack the head.
         known_tokens, rows: of embeddings and head, if more than the model has; see `load_weights`.
@@ -104,7 +105,8 @@ def load_model(
     size = weights_bytes(weights)
     if kv_dtype == "auto":
         kv_dtype = "float16" if rounds_to_bytes(weights) else "float32"
-    reserved = size + scratch_bytes(spec, max_batch_tokens)
+    max_rows = max_batch_tokens + spec.whole_media_tokens  # a medium that is not cut may go beyond
+    reserved = size + scratch_bytes(spec, max_rows)
     budget = CacheBudget.of(kv_cache_memory, memory_util, reserved)
     num_slots = count_slots(spec, max_sequences=max_sequences, budget=budget)
     num_blocks = count_blocks(
@@ -125,7 +127,7 @@ def load_model(
             num_slots=num_slots,
             block_size=block_size,
             num_threads=threads,
-            max_batch_tokens=max_batch_tokens,
+            max_batch_tokens=max_rows,
             kv_dtype=kv_dtype,
         )
     except MemoryError as error:

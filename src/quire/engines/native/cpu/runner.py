@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter
 from quire.engines.native.core.batch import Batch
-from quire.engines.native.cpu.inputs import BatchAdapters, BatchInputs, check_batch, check_shapes
+from quire.engines.native.cpu.inputs import (
+    BatchAdapters,
+    BatchInputs,
+    check_batch,
+    check_shapes,
+    media_limits,
+)
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.memory.kv_cache import KvCache, KvDtype
 from quire.engines.native.cpu.memory.states import StateCache
@@ -61,7 +67,7 @@ class CpuRunner:
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens, self.num_threads = max_batch_tokens, num_threads
         self._known_tokens = weights.vocabulary
-        self.hidden_size, self.uses_mrope = spec.hidden_size, spec.uses_mrope
+        self.media_limits = media_limits(spec)
         self._lock = threading.Lock()
         _runners.add(self)
         struct = self._step = Step()
@@ -113,6 +119,7 @@ class CpuRunner:
                 and batch.embeds is None
                 and not len(batch.embed_rows)
                 and batch.rope_positions is None
+                and batch.last_seen is None
             )
             (check_shapes if plain else check_batch)(batch, self)
             logits_count = len(batch.logits_rows)

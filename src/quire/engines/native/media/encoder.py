@@ -10,12 +10,15 @@ import threading
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from quire.engines.native.core.multimodal import MediaFeatures
+from quire.engines.native.media.gemma3 import Gemma3Tower
+from quire.engines.native.media.internvl import InternVLTower
 from quire.engines.native.media.llava import LlavaTower
 from quire.engines.native.media.qwen2_audio import Qwen2AudioTower
 from quire.engines.native.media.qwen2_vl import Qwen2VLTower
+from quire.engines.native.media.qwen3_vl import Qwen3VLTower
 from quire.errors import MediaError, QuireError
 from quire.media.placement import Kind, check_kind
 from quire.media.values import Medium
@@ -40,11 +43,24 @@ class Tower(Protocol):
         ...
 
 
-TOWERS: dict[str, type[LlavaTower] | type[Qwen2VLTower] | type[Qwen2AudioTower]] = {
+TowerClass: TypeAlias = (
+    type[Gemma3Tower]
+    | type[InternVLTower]
+    | type[LlavaTower]
+    | type[Qwen2AudioTower]
+    | type[Qwen2VLTower]
+    | type[Qwen3VLTower]
+)
+
+TOWERS: dict[str, TowerClass] = {
+    "gemma3": Gemma3Tower,
+    "internvl": InternVLTower,
     "llava": LlavaTower,  # Yi-VL too
     "qwen2_5_vl": Qwen2VLTower,
     "qwen2_audio": Qwen2AudioTower,
     "qwen2_vl": Qwen2VLTower,
+    "qwen3_vl": Qwen3VLTower,
+    "qwen3_vl_moe": Qwen3VLTower,
 }
 """By model_type: the class that loads the tower of a folder."""
 
@@ -80,10 +96,10 @@ class FeatureCache:
     def add(self, key: tuple[str, str], features: MediaFeatures) -> None:
         """Keep features, and drop the least recently used ones if there are too many."""
         self._features[key] = features
-        self.num_bytes += features.values.nbytes
+        self.num_bytes += features.nbytes
         while self.num_bytes > self._max_bytes and len(self._features) > 1:
             _, old = self._features.popitem(last=False)
-            self.num_bytes -= old.values.nbytes
+            self.num_bytes -= old.nbytes
 
 
 class MediaEncoder:

@@ -1,9 +1,11 @@
 """Gemma 3: Gemma 2 with norms on query and key heads, no caps, and a rotary base of its own for windows.
 
-Of a folder with a vision tower (`gemma3`), only the text decoder is read.
+The tokens of a picture attend to each other in both directions.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 from quire.engines.native.models.gemma2 import DEFAULTS, with_windows
 from quire.engines.native.models.layers.attention import HeadNormsSpec
@@ -34,4 +36,5 @@ def decoder(config: HubConfig) -> DecoderSpec:
 
 def multimodal(config: HubConfig) -> DecoderSpec:
     """The spec of the text decoder in a config whose model_type is `gemma3`."""
-    return text_of(config, decoder)
+    tokens = config.integer("mm_tokens_per_image", 256)
+    return dataclasses.replace(text_of(config, decoder), whole_media_tokens=tokens)

@@ -142,6 +142,7 @@ DECODERS: dict[str, ModelType] = {
     "hyperclovax": ModelType("HyperCLOVA X SEED", hyperclovax.decoder),
     "internlm2": ModelType("InternLM2, InternLM2.5", internlm2.decoder),
     "internlm3": ModelType("InternLM3", internlm3.decoder),
+    "internvl": ModelType("InternVL 3 and 3.5, in transformers' form", llava.internvl),
     "kimi_k2": ModelType("Kimi K2", deepseek.v3),
     "lfm2": ModelType("LFM2, LFM2.5", lfm2.decoder),
     "lfm2_moe": ModelType("LFM2 with experts", lfm2.with_experts),
@@ -185,6 +186,10 @@ DECODERS: dict[str, ModelType] = {
     "qwen3_moe": ModelType("Qwen3-MoE", qwen3_moe.decoder),
     "qwen3_next": ModelType("Qwen3-Next", qwen3_next.decoder),
     "qwen3_vl": ModelType("Qwen3-VL", qwen3_vl.multimodal),
+    "qwen3_vl_moe": ModelType("Qwen3-VL with experts", qwen3_vl.sparse_multimodal),
+    "qwen3_vl_moe_text": ModelType(
+        "Qwen3-VL with experts, its text alone", qwen3_vl.sparse_decoder
+    ),
     "qwen3_vl_text": ModelType("Qwen3-VL, its text alone", qwen3_vl.decoder),
     "seed_oss": ModelType("Seed-OSS", seed_oss.decoder),
     "smollm3": ModelType("SmolLM3", smollm3.decoder),

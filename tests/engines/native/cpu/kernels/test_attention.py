@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,8 @@ def test_attention_over_narrow_caches(kind: int, error: float) -> None:
 
 def held_by(kind: int, cache: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     """What a cache of some kind holds of these numbers; `axis` runs over one head's."""
+    if kind == layout.KV_FLOAT32:
+        return cache
     if kind == layout.KV_FLOAT16:
         return cache.astype(np.float16).astype(np.float32)
     inner = cache if axis == 2 else cache[..., :40]
@@ -97,14 +100,39 @@ def run_attention(
     assert count <= len(tiles)
     assert tiles[:count, 2].sum() == batch.num_rows
     out = np.full_like(q, np.nan)
+    last_seen = batch.positions if batch.last_seen is None else batch.last_seen
     scratch = np.full(scratch_floats(group, size, size), np.nan, np.float32)
     for task in range(count * kv_heads):
         attention.attention(
-            task, ptr(q), heads, kv_heads, size, size, ptr(batch.positions), ptr(tables), tables.shape[1], block_size, kind, ptr(keys), ptr(values), window, chunked, ptr(tiles),
+            task, ptr(q), heads, kv_heads, size, size, ptr(batch.positions), ptr(last_seen), ptr(tables),
+            tables.shape[1], block_size, kind, ptr(keys), ptr(values), window, chunked, ptr(tiles),
             ptr(out), ptr(scratch), cap, 0 if sinks is None else ptr(sinks), ptr(slopes),
             keys.strides[0], values.strides[0],
         )  # fmt: skip
     return out
+
+
+@pytest.mark.parametrize("kind", [layout.KV_FLOAT32, layout.KV_FLOAT16])
+@pytest.mark.parametrize("window", [0, 20, 300])
+def test_rows_that_see_ahead(window: int, kind: int) -> None:
+    """Two pictures with text around them, one of them longer than the window and than a chunk."""
+    batch = make_batch([(range(400), 37, table_of(437)), (range(3), 60, table_of(63, 28))])
+    last_seen = batch.positions.copy()
+    last_seen[5:25], last_seen[30:390] = 61, 426
+    batch = dataclasses.replace(batch, last_seen=last_seen)
+    q = floats(batch.num_rows, 4, 32) * np.float32(32**-0.5)
+    k_cache, v_cache = floats(32, 2, 32, 16), floats(32, 2, 16, 32)
+    result = run_attention(batch, q, k_cache, v_cache, window, kind=kind)
+    expected = reference.attention(
+        q, batch, held_by(kind, k_cache, 2), held_by(kind, v_cache, 3), window
+    )
+    np.testing.assert_allclose(result, expected, atol=2e-5)
+    causal = run_attention(
+        dataclasses.replace(batch, last_seen=None), q, k_cache, v_cache, window, kind=kind
+    )
+    blind = np.r_[0:5, 24:30, 389:403]  # rows of text, and the last ones of the pictures
+    np.testing.assert_array_equal(result[blind], causal[blind])
+    assert (result[np.r_[5:20, 30:380]] != causal[np.r_[5:20, 30:380]]).any(axis=(1, 2)).all()
 
 
 @pytest.mark.parametrize(

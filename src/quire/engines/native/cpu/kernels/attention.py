@@ -361,8 +361,9 @@ def _first_seen(position: int, window: int, chunked: int) -> int:
 @kernel
 def _attend_tile(
     q: int, heads: int, kv_heads: int, size: int, value_size: int, row: int, rows: int, head: int,
-    positions: int, table: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, chunked: int, out: int,
-    scratch: int, cap: float, sinks: int, slopes: int, k_run: int, v_run: int,
+    positions: int, last_seen: int, table: int, block_size: int, kind: int, k_cache: int, v_cache: int,
+    window: int, chunked: int, out: int, scratch: int, cap: float, sinks: int, slopes: int, k_run: int,
+    v_run: int,
 ) -> None:  # fmt: skip
     """Attend with one tile: `rows` rows from `row` on, and the key-value head `head`."""
     group = heads // kv_heads
@@ -389,7 +390,7 @@ def _attend_tile(
             simd.put_float32(states, 2 * pair, simd.NEGATIVE_INFINITY)
             simd.put_float32(states, 2 * pair + 1, 0.0)
 
-    last = simd.get_int32(positions, row + rows - 1) + 1
+    last = simd.get_int32(last_seen, row + rows - 1) + 1  # no row before sees more
     begin = _first_seen(simd.get_int32(positions, row), window, chunked)
     k_block, v_block = head_bytes(kind, size, block_size), head_bytes(kind, width, block_size)
     k_base, v_base = k_cache + head * RUN * k_block, v_cache + head * RUN * v_block
@@ -418,7 +419,8 @@ def _attend_tile(
             position = simd.get_int32(positions, row + pair // group)
             first = _first_seen(position, window, chunked)
             slope = simd.get_float32(slopes, head * group + pair % group) if slopes else 0.0
-            softmax_chunk(scores + 4 * (pair * SCORE_STRIDE + low - chunk), first - low, position + 1 - low,
+            after = simd.get_int32(last_seen, row + pair // group) + 1
+            softmax_chunk(scores + 4 * (pair * SCORE_STRIDE + low - chunk), first - low, after - low,
                     length, states + 8 * pair, outs + pair * width * 4, width, cap, slope)  # fmt: skip
         for block_start in range(low, high, block_size):
             start, number = max(block_start, begin), block_start // block_size
@@ -444,14 +446,17 @@ def _attend_tile(
 
 @kernel
 def attention(
-    task: int, q: int, heads: int, kv_heads: int, size: int, value_size: int, positions: int,
-    block_tables: int, table_width: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, chunked: int,
-    tiles: int, out: int, scratch: int, cap: float, sinks: int, slopes: int, k_run: int, v_run: int,
+    task: int, q: int, heads: int, kv_heads: int, size: int, value_size: int, positions: int, last_seen: int,
+    block_tables: int, table_width: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int,
+    chunked: int, tiles: int, out: int, scratch: int, cap: float, sinks: int, slopes: int, k_run: int,
+    v_run: int,
 ) -> None:  # fmt: skip
     """One of (number of tiles * kv_heads) tasks: attend with some of q (rows, heads, size).
 
-    q is scaled and rotated already; out is (rows, heads, value_size). `window` is how many positions a row sees,
-    0 for all. `k_run` and `v_run` are bytes from one run of a head's blocks to its next; `scratch` is this thread's own memory, of
+    q is scaled and rotated already; out is (rows, heads, value_size). A row sees up to `last_seen`,
+    which is its position or, in a picture, that of a later row. `window` is how many positions it sees up
+    to its own, 0 for all. `k_run` and `v_run` are bytes from one run of a head's blocks to its
+    next; `scratch` is this thread's own memory, of
     `scratch_floats`. A score s becomes `cap * tanh(s / cap)`, unless `cap` is 0. `sinks` (heads,) is one
     more score of each head in its softmax, which no cap changes; 0 for none. `slopes` are ALiBi's (heads,),
     or 0.
@@ -460,5 +465,5 @@ def attention(
     tile, head = tiles + 24 * (task // kv_heads), task % kv_heads  # 24: a tile is 3 int64
     table = block_tables + 4 * table_width * simd.get_int64(tile, 0)
     _attend_tile(q, heads, kv_heads, size, value_size, simd.get_int64(tile, 1),
-                 simd.get_int64(tile, 2), head, positions, table, block_size, kind, k_cache, v_cache, window, chunked, out,
-                 scratch, cap, sinks, slopes, k_run, v_run)  # fmt: skip
+                 simd.get_int64(tile, 2), head, positions, last_seen, table, block_size, kind, k_cache, v_cache,
+                 window, chunked, out, scratch, cap, sinks, slopes, k_run, v_run)  # fmt: skip

@@ -132,6 +132,18 @@ def replace_rows(
 
 
 @kernel
+def add_chosen_rows(
+    task: int, tasks: int, values: int, size: int, indices: int, rows: int, out: int
+) -> None:
+    """`out[t] += values[indices[t]]` for (n, size) of float32, where the index is not negative."""
+    first, end = task_range(task, tasks, rows, 1)
+    for row in range(first, end):
+        index = simd.get_int32(indices, row)
+        if index >= 0:
+            add_rows(0, 1, values + index * size * 4, 1, size, 1.0, out + row * size * 4)
+
+
+@kernel
 def add_table_rows(
     task: int, tasks: int, table: int, size: int, indices: int, rows: int, out: int
 ) -> None:

@@ -138,8 +138,13 @@ class Step(Struct):
     state_saves: (
         int  # (rows,) int32: a slot that also gets the state after the row, -1 for none; or 0
     )
-    embeds: int  # embeddings that the batch brings
+    last_seen: (
+        int  # (rows,) int32: the last position that each sees; `positions` unless media see more
+    )
+    embeds: int  # (embed_count, hidden) embeddings that the batch brings
+    embed_count: int
     embed_index: int  # (rows,) int32: each row's index into them, -1 for none; or 0
+    deep_embeds: int  # (layers, embed_count, hidden), which are added after these layers; or 0
     logits_rows: int  # (normed_count,) int32
     normed_count: int  # rows that get the last norm; the first `logits_count` get the head
     logits_count: int
@@ -417,6 +422,14 @@ class LayerGate(Struct):
     out: Output
 
 
+class LayerMedia(Struct):
+    """`add_media`: what the rows of media get after a layer."""
+
+    layer: int
+
+
+MEDIA_PHASE, MEDIA_PHASES = range(2)
+
 (LAYER_GATE_ROWS, LAYER_GATE_LORA, LAYER_GATE_COLUMNS, LAYER_GATE_PHASES) = range(4)
 
 
@@ -488,6 +501,7 @@ PHASES: Mapping[str, int] = {
     "dense_beside": OUTPUT_PHASES,
     "route": ROUTE_PHASES,
     "add_experts": EXPERTS_PHASES,
+    "add_media": MEDIA_PHASES,
     "layer_inputs": INPUTS_PHASES,
     "layer_gate": LAYER_GATE_PHASES,
     "layer_out": OUTPUT_PHASES,

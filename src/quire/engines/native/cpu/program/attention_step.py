@@ -242,6 +242,7 @@ def _make_attend(kind: int) -> Any:
                 own.head_dim,
                 own.value_dim,
                 step.positions,
+                step.last_seen,
                 step.block_tables,
                 step.table_width,
                 step.block_size,

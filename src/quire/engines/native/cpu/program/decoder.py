@@ -46,6 +46,7 @@ KERNELS = {
     "dense_beside": "program.ffn_step:dense_beside",
     "route": "program.ffn_step:route",
     "add_experts": "program.ffn_step:add_experts",
+    "add_media": "program.media_step:add_media",
     "layer_inputs": "program.layer_inputs_step:layer_inputs",
     "layer_gate": "program.layer_inputs_step:layer_gate",
     "layer_out": "program.layer_inputs_step:layer_out",
@@ -129,6 +130,8 @@ def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
             names += [*mixing, *ffn]
         else:  # the FFN reads the residual stream before attention is added to it
             names += [*mixing[:-1], ffn[0], mixing[-1], *ffn[1:]]
+        if index < spec.deep_media_layers:
+            names.append("add_media")
         operations += [(name, index) for name in names]
     if spec.altup:
         operations.append(("altup_end", None))

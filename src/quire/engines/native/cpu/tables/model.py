@@ -18,6 +18,7 @@ from quire.engines.native.cpu.program.arguments import (
     Angles,
     Head,
     Instruction,
+    LayerMedia,
     QueryFactors,
     Step,
     TokenEmbeddings,
@@ -74,12 +75,19 @@ _LAYERS: dict[str, _Fill] = {
     ),
     "dense_gate": lambda weights, layer, _: dense_ffn(weights, layer),
     "dense_up": lambda weights, layer, _: dense_ffn(weights, layer),
+    "add_media": lambda _, layer, __: _layer_media(layer),
     "altup_predict": lambda weights, layer, _: altup(weights, layer),
     "laurel": lambda weights, layer, _: laurel(weights, layer),
     "layer_gate": lambda weights, layer, _: layer_gate(weights, layer),
     "route": lambda weights, layer, memory: sparse_ffn(weights, layer, memory.expert_scratch),
 }
 """What fills the arguments of a layer's operations; the others have those of the one before."""
+
+
+def _layer_media(layer: int) -> LayerMedia:
+    made = LayerMedia()
+    made.layer = layer
+    return made
 
 
 def scratch_widths(spec: DecoderSpec) -> dict[str, int]:

@@ -46,6 +46,8 @@ class ExpertNames:
     """transformers knows no folders with the experts apart; files of GGUF have them so."""
     fused_transposed: bool = False
     """The last two dimensions of the fused tensors are in the other order: gate and up are columns."""
+    fused_either_way: bool = False
+    """Folders have them in either order; where both fit, gate and up are rows."""
     fused_interleaved: bool = False
     """In the fused tensor, the rows of gate and up alternate."""
     router_norm: str = ""
@@ -196,9 +198,11 @@ class ExpertsSpec:
             stack, full = (self.count, rows), f"experts.{expert}.{role}"
             fused = ((names.fused_gate_up, names.fused_down), names.also_fused)
             places = [f"{prefix}{pair[index]}" for pair in fused if pair is not None]
+            orders = (False, True) if names.fused_either_way else (names.fused_transposed,)
             parts = tuple(
-                TensorPart(place, (*stack, shape[1]), first_row, apart, names.fused_transposed)
+                TensorPart(place, (*stack, shape[1]), first_row, apart, order)
                 for place in places
+                for order in orders
             )
             yield TensorSpec(full, f"{own}{name}.weight", shape, within=parts)
             if self.biases:
