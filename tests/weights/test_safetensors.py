@@ -57,7 +57,7 @@ def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[
         ({**entry(), "v": entry()["w"]}, "the bytes of v and w overlap"),
         ({**entry(), "v": entry(shape=(1,), offsets=(4, 8))["w"]}, "the bytes of w and v overlap"),
         (b'{"w": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nests deeper"),
-        (entry(dtype="F8_E4M3"), "unknown type 'F8_E4M3'"),
+        (entry(dtype="F8_E5M2"), "unknown type 'F8_E5M2'"),
         (entry(dtype=None), "unknown type"),
         ({"v": {}}, "no tensor w"),
         ({"w": 3}, "no tensor w"),
