@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file as save_torch
 from transformers import AutoModelForCausalLM
 
 from quire.convert import folders
@@ -27,11 +29,18 @@ from quire.gguf.reader import GgufFile
 from quire.weights.safetensors import SafetensorsFile
 from tests.engines.native.cpu.batches import logits_of
 from tests.engines.native.random_adapters import load_peft, make_random_adapter
+from tests.engines.native.random_float8 import make_float8_model
 from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.engines.native.random_mxfp4 import make_mxfp4_model
 from tests.gguf.converting import change_tensor, file_of, run, with_tokenizer
 from tests.gguf.model_files import write_model
-from tests.gguf.model_folders import MIXED_MODELS, OWN_MODELS, READ_MODELS, make_model_folder
+from tests.gguf.model_folders import (
+    LATENT_YARN,
+    MIXED_MODELS,
+    OWN_MODELS,
+    READ_MODELS,
+    make_model_folder,
+)
 from tests.gguf.same_model import assert_same_model, assert_same_values, of_folder, tensors_of
 
 # ---- there and back
@@ -221,6 +230,55 @@ def test_experts_in_blocks_stay_in_them(tmp_path: Path, exact: bool) -> None:
     assert tensors.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(tensors[name], values, err_msg=name)
+
+
+FLOAT8: dict[str, Any] = {
+    "deepseek_v3": {
+        "hidden_size": 208,
+        "kv_lora_rank": 144,
+        "moe_intermediate_size": 136,
+        "rope_parameters": LATENT_YARN,
+    },
+    "qwen3_moe": {"hidden_size": 208, "moe_intermediate_size": 140},
+}
+
+
+@pytest.mark.parametrize("kind", FLOAT8)
+def test_8_bit_floats_are_multiplied_out(tmp_path: Path, kind: str) -> None:
+    """Into a file that has the model of the same weights in float32, and into a folder, with an adapter too."""
+    packed, full = make_float8_model(tmp_path / "made", kind, **FLOAT8[kind])
+    for folder in (packed, full):
+        with_tokenizer(folder)
+    file = run(packed, tmp_path / "model.gguf", type="f32")
+    assert_same_model(full, file)
+    again = run(packed, tmp_path / "again", type="f32")
+    assert "quantization_config" not in json.loads((again / "config.json").read_text())
+    tensors, expected = (load_file(at / "model.safetensors") for at in (again, full))
+    assert tensors.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(tensors[name], values, err_msg=name)
+    adapter = make_random_adapter(tmp_path / "adapter", full, target_modules=["o_proj"])
+    merged, plain = (
+        run(folder, tmp_path / f"{folder.name}-merged", adapters=(adapter,), type="f32")
+        for folder in (packed, full)
+    )
+    name = "model.layers.1.self_attn.o_proj.weight"
+    found, wanted = (load_file(at / "model.safetensors")[name] for at in (merged, plain))
+    np.testing.assert_array_equal(found, wanted)
+    small = SafetensorsFile(run(packed, tmp_path / "small") / "model.safetensors")
+    assert small.tensor(name).dtype == "BF16"
+    assert small.tensor("model.norm.weight").dtype == "F32"
+
+
+def test_8_bit_floats_that_are_damaged(tmp_path: Path) -> None:
+    packed, _ = make_float8_model(tmp_path / "made", "qwen3")
+    with_tokenizer(packed)
+    tensors = load_torch(packed / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"].view(torch.uint8)[2, 3] = 0xFF
+    save_torch(tensors, packed / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"layers\.1\.mlp\.up_proj\.weight holds NaN"):
+        run(packed, tmp_path / "model.gguf", type="f32")
+    assert not list(tmp_path.glob("*.gguf*"))
 
 
 def test_large_weights_do_not_become_infinite(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ import torch
 
 from quire import ChatModel
 from quire.engines.native.cpu.loading import load_model
+from quire.engines.native.cpu.weights.blocks import PackedBlocks
+from quire.engines.native.cpu.weights.decoder import load_weights
+from quire.engines.native.models.registry import read_spec
 from quire.errors import AdapterError, ConfigError, WeightsError
 from quire.gguf.folder import make_folder, open_source
 from tests.engines.native.cpu.batches import logits_of
@@ -265,3 +268,40 @@ def test_an_adapter_of_another_model_is_refused(
     arguments = {"model_name_or_path": str(mixed), "adapter_name_or_path": str(tuned[2])}
     with pytest.raises(AdapterError, match=r"shape|does not fit|size"):
         ChatModel(arguments)
+
+
+# ---- latent attention
+
+
+@pytest.mark.parametrize("matrices", ["Q8_0", "Q4_0"])
+def test_heads_of_latent_attention(matrices: str, tmp_path: Path) -> None:
+    """Their maps stay in blocks, for which the rows of each head are rounded."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "moe_intermediate_size": 64,
+        "q_lora_rank": 32,
+        "kv_lora_rank": 64,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 32,
+    }
+    folder = make_random_model(tmp_path / "folder", "deepseek_v3", **sizes)
+    keys = {key: value for key, value in metadata("").items() if key.startswith("tokenizer.")}
+    made = make_folder(write_model(folder, tmp_path / "a.gguf", matrices=matrices, metadata=keys))
+    layer = load_weights(read_spec(made), made).layers[0]
+    assert all(isinstance(layer[role], PackedBlocks) for role in ("k.0", "k.3", "v.0", "v.3"))
+    ids = np.random.default_rng(5).integers(3, WORDS, 150).tolist()
+    options: Any = {"num_threads": 2, "max_sequences": 2, "kv_dtype": "float32"}
+    runner = load_model(made, dtype="float32", **options)
+    reference = torch.tensor(logits_of(runner, ids)).double()
+    runner.close()
+    for exact, most, typical in ((True, 1e-6, 1e-7), (False, np.inf, 1e-2)):
+        runner = load_model(made, exact=exact, **options)
+        logits = logits_of(runner, ids)
+        found = divergence(reference, logits)
+        # Rounded to 8 bits, a row whose experts are nearly equal may go to others.
+        assert found.max() < most
+        assert found.median() < typical
+        np.testing.assert_array_equal(logits_of(runner, ids, chunks=(1, 7, 80)), logits)
+        runner.close()

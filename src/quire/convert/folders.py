@@ -32,6 +32,7 @@ from quire.gguf.folder import gguf_file_of
 from quire.gguf.quantize import Bytes, Floats, encode
 from quire.gguf.weights import open_files
 from quire.json_files import read_json_object
+from quire.quantization.formats import without_quantization
 from quire.weights.folder import GGUF_SOURCE, read_json
 from quire.weights.hub_config import LLAMA_NAMES, HubConfig
 
@@ -403,13 +404,16 @@ def merged_folder(source: MergedFolder, dtype: str | None) -> NewFolder:
     """The folder of the same model with its adapters merged into it.
 
     Args:
-        dtype: one of `DTYPES`; None for the type that each tensor has.
+        dtype: one of `DTYPES`; None for the type that each tensor has, bfloat16 for 8-bit floats.
     """
     folder = source.folder
     tensors = (_new_tensor(source, name, dtype) for name in source.source.names())
     files: dict[str, str] = {}
+    config = read_json_object(folder / "config.json")
+    if source.is_float8:
+        config = without_quantization(config)
+        files["config.json"] = _json(config)
     if dtype is not None:
-        config = read_json_object(folder / "config.json")
         key = "dtype" if "dtype" in config else "torch_dtype"
         files["config.json"] = _json({**config, key: DTYPES[dtype]})
     copied = [
@@ -427,8 +431,10 @@ def _is_kept(path: Path) -> bool:
 
 def _new_tensor(source: MergedFolder, name: str, dtype: str | None) -> _NewTensor:
     stored = source.source.find(name)
-    is_number = stored.type in _SIZES or is_block_type(stored.type)
-    kind = dtype.upper() if dtype is not None and is_number else stored.type
+    is_float8 = stored.float8 is not None
+    is_number = stored.type in _SIZES or is_block_type(stored.type) or is_float8
+    kind = "BF16" if is_float8 else stored.type
+    kind = dtype.upper() if dtype is not None and is_number else kind
     shape, width = stored.shape, math.prod(stored.shape[1:])
     is_same = kind == stored.type and stored.is_in_order and stored.name not in source.changed
     size = stored.values.nbytes if is_same else math.prod(shape) * _SIZES[kind]

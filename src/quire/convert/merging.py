@@ -27,7 +27,11 @@ from quire.gguf.blocks import check_type, dequantize, is_block_type
 from quire.gguf.folder import open_source
 from quire.gguf.quantize import Bytes, Floats
 from quire.gguf.weights import GgufSource, in_folder_order
-from quire.quantization import mxfp4
+from quire.quantization import float8, mxfp4
+from quire.quantization.float8 import Float8Matrix
+from quire.quantization.formats import read_quantized
+from quire.quantization.module_tensors import ModuleTensors
+from quire.quantization.schemes import Quantization
 from quire.weights.folder import is_gguf_folder
 from quire.weights.safetensors import WeightsFolder, widen
 
@@ -51,6 +55,8 @@ class Stored:
     """Numbers in this shape, or of a type with blocks the bytes of each row."""
     tiles: tuple[int, int] = (1, 1)
     """How the columns lie: see `GgufTensor.tiles`."""
+    float8: Float8Matrix | None = None
+    """The codes and their scales, if it is a matrix of 8-bit floats."""
 
     @property
     def is_in_order(self) -> bool:
@@ -58,7 +64,13 @@ class Stored:
         return self.tiles[1] == 1
 
     def floats(self, rows: Rows | slice) -> Floats:
-        """Some rows; of a vector, elements."""
+        """Some rows; of a vector, elements.
+
+        Raises:
+            WeightsError: an 8-bit float is NaN.
+        """
+        if self.float8 is not None:
+            return self._multiplied_out(self.float8.take(rows))
         if is_block_type(self.type):
             shape = (-1, *self.shape[1:])
             if len(self.shape) == 1:
@@ -68,6 +80,14 @@ class Stored:
         part = self.values[rows]
         floats = widen(part) if self.type == "BF16" else part.astype(np.float32)
         return in_folder_order(floats, self.tiles)
+
+    def _multiplied_out(self, part: Float8Matrix) -> Floats:
+        if part.has_nan():
+            raise WeightsError(
+                f"{self.path}: {self.name} holds NaN: every answer would be nonsense. The file is damaged: "
+                "download it again"
+            )
+        return part.dequantized()
 
     def transpose(self) -> Stored:
         """The matrix the other way round."""
@@ -95,14 +115,20 @@ class _Source(Protocol):
 
 
 class _FolderSource:
-    """The tensors of a folder of safetensors."""
+    """The tensors of a folder of safetensors. Those of 8-bit floats have their scales with them."""
 
-    def __init__(self, weights: WeightsFolder) -> None:
-        self._weights = weights
+    def __init__(self, weights: WeightsFolder, spec: DecoderSpec) -> None:
+        self._weights, self._spec = weights, spec
         self.weights: WeightsFolder | None = weights
 
     def names(self) -> Iterable[str]:
-        return self._weights.names()
+        """Those of float8 modules without scales, which the weight has with it."""
+        return [one for one in self._weights.names() if not self._is_scale(one)]
+
+    def _is_scale(self, name: str) -> bool:
+        module, _, part = name.rpartition(".")
+        tensors = ModuleTensors(self._weights, module)
+        return part not in ("weight", "bias") and float8.is_stored(tensors)
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {one.name: one.shape for one in map(self.find, self.names())}
@@ -112,7 +138,17 @@ class _FolderSource:
 
     def find(self, name: str) -> Stored:
         one = self._weights.stored(name)
-        return Stored(one.name, one.path, one.dtype, one.values.shape, one.values)
+        stored = Stored(one.name, one.path, one.dtype, one.values.shape, one.values)
+        if one.dtype != float8.STORED_TYPE:
+            return stored
+        kind = "Embedding" if name == self._spec.names.embeddings else "Linear"
+        matrix = read_quantized(self._weights, name, stored.shape, self._spec.quantization, kind)
+        if not isinstance(matrix, Float8Matrix):
+            raise WeightsError(
+                f"{one.path}: {name} is stored as {one.dtype}, and config.json does not say that this "
+                "matrix is quantised. Copy config.json of the same model again"
+            )
+        return dataclasses.replace(stored, float8=matrix)
 
 
 class _GgufFolderSource:
@@ -161,14 +197,14 @@ def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
 
     Raises:
         ModelNotFoundError: there is no such folder, or a file of it is missing.
-        UnsupportedModelError: the native engine does not run the model, or it is quantised, and not in
-            the blocks of GGUF's type MXFP4.
+        UnsupportedModelError: the native engine does not run the model, or it is quantised, and neither
+            in the blocks of GGUF's type MXFP4 nor as 8-bit floats.
         AdapterError: an adapter does not fit, or cannot be merged.
     """
     spec = read_spec(folder)
     if is_gguf_folder(folder):
         return MergedFolder(folder, spec, _GgufFolderSource(open_source(folder)), adapters)
-    if spec.quantization is not None and spec.quantization.method != "mxfp4":
+    if spec.quantization is not None and not _is_converted(spec.quantization):
         raise UnsupportedModelError(
             f"{folder} is quantised already. Rounding it once more would cost answers: convert the "
             "folder of the model that it was made of"
@@ -184,7 +220,13 @@ def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
             untied = source.are_untied(spec.names.embeddings, names.head)
             head = dataclasses.replace(spec.head, tied=not untied)
             spec = dataclasses.replace(spec, head=head)
-    return MergedFolder(folder, spec, _FolderSource(source), adapters)
+    return MergedFolder(folder, spec, _FolderSource(source, spec), adapters)
+
+
+def _is_converted(quantization: Quantization) -> bool:
+    """Whether weights are in GGUF's own blocks, or as 8-bit floats, of which models are released alone."""
+    layouts = {one.scheme.layout for one in quantization.rules if one.scheme is not None}
+    return quantization.method == "mxfp4" or layouts == {"float8"}
 
 
 class MergedFolder:
@@ -230,6 +272,12 @@ class MergedFolder:
                 f"The adapter {adapter.path} changes {name}, and the model has one matrix for "
                 "embeddings and head: merged, it would change both. Serve the two together"
             )
+
+    @property
+    def is_float8(self) -> bool:
+        """Whether the folder has weights as 8-bit floats, which are multiplied out."""
+        own = self.spec.quantization
+        return own is not None and own.method != "mxfp4"
 
     @property
     def changed(self) -> frozenset[str]:
@@ -319,7 +367,8 @@ class MergedFolder:
                 f"{stored.path}: {stored.name} has shape {stored.shape}, config.json asks for "
                 f"{shape}"
             )
-        if stored.type not in _FLOATS and not is_block_type(stored.type):
+        is_float = stored.type in _FLOATS or stored.float8 is not None
+        if not is_float and not is_block_type(stored.type):
             raise WeightsError(
                 f"{stored.path}: {stored.name} is stored as {stored.type}, and quire converts models "
                 "that are not quantised"

@@ -41,7 +41,7 @@ logger = logging.getLogger("quire")
 
 GGUF: Final = ".gguf"
 """How the name of a target ends that is to be a GGUF file; any other is a folder."""
-_DEFAULTS: Final = {"F32": "f32", "F16": "f16", "BF16": "bf16", "F64": "f32"}
+_DEFAULTS: Final = {"F32": "f32", "F16": "f16", "BF16": "bf16", "F64": "f32", "F8_E4M3": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,13 @@ def convert(conversion: Conversion, on_start: OnBytes, on_bytes: OnBytes) -> Non
     _check_target(conversion)
     is_file, to_file = not conversion.source.is_dir(), conversion.target.suffix == GGUF
     folder = make_folder(conversion.source) if is_file else conversion.source
-    if not is_file and not to_file and not conversion.adapters:
+    source = open_merged(folder, conversion.adapters)
+    is_same = not is_file and not to_file and not conversion.adapters
+    if is_same and not source.is_float8:
         raise ConfigError(
             f"{folder} is a folder, and {conversion.target} would be one. Name the target so that it "
             "ends in .gguf, or name an adapter to merge: adapter_name_or_path=FOLDER."
         )
-    source = open_merged(folder, conversion.adapters)
     if to_file:
         plan = plan_file(source, conversion) if is_file else _plan_of_folder(source, conversion)
         _write_gguf(plan, conversion.target, on_start, on_bytes)

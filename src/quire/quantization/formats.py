@@ -6,7 +6,7 @@ tensors are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -91,6 +91,17 @@ def _settings(config: HubConfig, folder: Path | None) -> HubConfig | None:
         if folder is not None and (folder / name).is_file():
             return HubConfig.read(folder, name)
     return None
+
+
+def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a `config.json` without what says how the weights are quantised."""
+    plain = {key: value for key, value in config.items() if key not in _KEYS}
+    text = plain.get("text_config")
+    return (
+        plain
+        if not isinstance(text, dict)
+        else {**plain, "text_config": without_quantization(text)}
+    )
 
 
 def _method(settings: HubConfig) -> Any:

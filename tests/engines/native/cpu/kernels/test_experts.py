@@ -30,6 +30,7 @@ from quire.engines.native.models.registry import read_spec
 from quire.quantization.matrix import QuantizedMatrix
 from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
+from tests.engines.native.random_adapters import checked, make_random_adapter
 from tests.engines.native.random_models import load_oracle, make_random_model
 
 MOE_KINDS = (
@@ -410,6 +411,42 @@ def test_every_family_rounded_at_load(
     np.testing.assert_array_equal(chunked, found)
     errors = np.sqrt(np.mean((found - full) ** 2, axis=-1))
     assert 0 < np.median(errors) < 0.1 * full.std()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "module"),
+    [
+        ("qwen3_moe", {"moe_intermediate_size": 64}, "mlp"),
+        ("qwen3_moe", {}, "mlp"),  # narrow: rounded rows have no room after the gate
+        ("llama4_text", {"intermediate_size": 64}, "feed_forward"),  # each expert weights its rows
+    ],
+)
+def test_many_rows_are_rounded_once(
+    kind: str,
+    sizes: dict[str, Any],
+    module: str,
+    tmp_path: Path,
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For all tasks, or few by each task for itself: to the bit the same, with an adapter, too."""
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
+    folder, ids = make_random_model(tmp_path / "model", kind, **sizes), random_ids(LENGTH)
+    parameters = [f"{module}.experts.{one}_proj" for one in ("gate_up", "down")]
+    path = make_random_adapter(
+        tmp_path / "adapter", folder, target_modules=[], target_parameters=parameters
+    )
+    few, many = (load(folder, quantize="int8", num_threads=threads) for threads in (1, 3))
+    chunks = [40] * (LENGTH // 40)
+    found: list[NDArray[np.float32]] = []
+    for is_adapted in (False, True):
+        one, other = (
+            runner.load_adapter(checked(path, folder)) if is_adapted else None
+            for runner in (few, many)
+        )
+        found.append(logits_of(many, ids, adapter=other))
+        np.testing.assert_array_equal(logits_of(few, ids, chunks, adapter=one), found[-1])
+    assert np.abs(found[0] - found[1]).max() > 0.01
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -27,6 +27,7 @@ from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.weights.adapter import LoraMap, panels_of
 from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.cpu.weights.linear_map import address_of, make_map
+from quire.engines.native.cpu.weights.packed import PackedMatrix
 from quire.engines.native.models.registry import read_spec
 from quire.errors import AdapterError, OutOfMemoryError
 from tests.engines.native.cpu import reference
@@ -520,6 +521,33 @@ def test_latent_attention(kind: str, modules: Any, load: Any, tmp_path: Path) ->
         other = load(model, num_threads=threads)
         again = logits_of(other, ids, [7, 64, 1], adapter=other.load_adapter(loaded_again(adapter)))
         np.testing.assert_array_equal(again, found)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_latent_attention_rounded_at_load(
+    kind: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The maps of heads are rounded, and so are their rows; what the adapter adds to them is not."""
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
+    model = make_random_model(tmp_path / "model", "youtu")
+    layer = load_weights(read_spec(model), model, quantize=kind).layers[1]
+    assert all(isinstance(layer[role], PackedMatrix) for role in ("k.0", "k.3", "v.0", "v.3"))
+    path = make_random_adapter(tmp_path / "adapter", model, target_modules=["kv_b_proj"])
+    ids, found = random_ids(LENGTH), dict[Any, Any]()
+    for name in (None, kind):
+        runner = load(model, quantize=name, num_threads=3)
+        adapter = runner.load_adapter(checked(path, model))
+        for own in (None, adapter):
+            logits = found[name, own is None] = logits_of(runner, ids, adapter=own)
+            chunked = logits_of(runner, ids, [7, 64, 1], adapter=own)
+            np.testing.assert_array_equal(chunked, logits)
+    most = 0.1 if kind == "int8" else 1
+    for is_base in (True, False):
+        full, rounded = (found[name, is_base] for name in (None, kind))
+        errors = np.sqrt(np.mean((rounded - full) ** 2, axis=-1))
+        assert 0 < np.median(errors) < most * full.std()
+    change, of_rounded = (found[name, False] - found[name, True] for name in (None, kind))
+    assert np.corrcoef(change.ravel(), of_rounded.ravel())[0, 1] > (0.97 if kind == "int8" else 0.8)
 
 
 def test_heads_share_a_matrix(load: Any, tmp_path: Path) -> None:

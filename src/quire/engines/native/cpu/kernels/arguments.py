@@ -78,6 +78,9 @@ class Experts(Struct):
     shared_score: LinearMap | None  # None: the shared expert has weight 1
     first_entry: int  # of the layer, among the expert entries of adapters
     maps: Structs[LinearMap]  # gate, up, down of each expert, the shared one last
+    input_map: (
+        LinearMap | None
+    )  # one that rounds rows for gate and up of all experts that take them so
     router_scores: int  # (rows, count)
     choice: int  # the same, with the correction and without the groups that are out; or 0
     group_scores: int  # (rows, groups), where there is `choice`

@@ -135,13 +135,23 @@ def _gate_offset(experts: Experts, expert: int, first: int) -> int:
 
 
 @kernel
+def _needs_floats(gate: LinearMap, up: LinearMap, adapters: LoraBatch | None) -> bool:
+    """Whether an expert's rows are read as floats although they are there as rounded ones."""
+    if adapters:
+        return True
+    return not (is_quantized(gate) and is_quantized(up))
+
+
+@kernel
 def experts_gate(
     part: int, parts: int, group: int, groups: int, thread: int, experts: Experts, x: int,
-    hidden: int, gate: int, up: int, scratch: int, quantized: int, adapters: LoraBatch | None,
+    rounded: int, hidden: int, gate: int, up: int, scratch: int, quantized: int,
+    adapters: LoraBatch | None,
 ) -> None:  # fmt: skip
     """One of `parts` parts of the columns of gate and up, for every `groups`-th expert from `group`.
 
-    x is (rows, hidden); `gate` and `up` receive the values of the grouped rows. `scratch` has room for
+    x is (rows, hidden), and `rounded` the same rounded by `experts.input_map`, or 0: then each task rounds
+    for itself. `gate` and `up` receive the values of the grouped rows. `scratch` has room for
     SCRATCH_ROWS of x, `quantized` for as many quantised ones.
     """
     starts = experts.starts
@@ -155,12 +165,18 @@ def experts_gate(
         # Each thread gathers the rows for itself: they stay in its cache for both products.
         while row < last and first < end:
             count = min(SCRATCH_ROWS, last - row)
-            source = _inputs(experts, expert, x, hidden, row, count, scratch)
+            rows_of = experts.grouped_rows + 4 * row
+            shares = rounded != 0 and is_quantized(quantized_map)
+            source, codes = 0, 0
+            if not shares or _needs_floats(gate_map, up_map, adapters):
+                source = _inputs(experts, expert, x, hidden, row, count, scratch)
+            if shares:
+                codes = _gather(rounded, quantized_map.row_bytes // 4, rows_of, count, quantized)
+            else:
+                codes = _quantized(quantized_map, source, count, quantized)
             offset = _gate_offset(experts, expert, row)
-            codes = _quantized(quantized_map, source, count, quantized)
             linear_columns(source, codes, count, gate_map, gate + offset, first, end, NO)
             linear_columns(source, codes, count, up_map, up + offset, first, end, NO)
-            rows_of = experts.grouped_rows + 4 * row
             add_inner_lora(adapters, thread, _entry(experts, expert, _GATE), source, rows_of, 0,
                            count, gate + offset, columns, first, end)  # fmt: skip
             add_inner_lora(adapters, thread, _entry(experts, expert, _UP), source, rows_of, 0,
@@ -171,17 +187,49 @@ def experts_gate(
 
 
 @kernel
+def _has_rounded(down: LinearMap) -> bool:
+    """Whether an expert's rounded rows have the place of its values of `up`: see `round_gated`."""
+    return is_quantized(down) and down.row_bytes <= 4 * down.depth
+
+
+@kernel
+def _rounded_rows(experts: Experts, expert: int, up: int, row: int) -> int:
+    """The address of an expert's grouped row `row` as `round_gated` leaves it."""
+    begin, stride = get_int64(experts.starts, expert), _expert_map(experts, expert, _DOWN).row_bytes
+    return up + _gate_offset(experts, expert, begin) + stride * (row - begin)
+
+
+@kernel
+def round_gated(task: int, tasks: int, experts: Experts, gate: int, up: int) -> None:
+    """Round some of the grouped rows that `experts_gate` left in `gate`, for the down maps that take them so.
+
+    They take the place of the values of `up`, which nobody needs any more; an expert's lie one after
+    another.
+    """
+    starts = experts.starts
+    first, end = task_range(task, tasks, get_int64(starts, experts.all), 1)
+    for expert in range(experts.all):
+        low = max(first, get_int64(starts, expert))
+        high = min(end, get_int64(starts, expert + 1))
+        down_map = _expert_map(experts, expert, _DOWN)
+        if low < high and _has_rounded(down_map):
+            quantize_for(down_map, gate + _gate_offset(experts, expert, low), 0, high - low,
+                         _rounded_rows(experts, expert, up, low))  # fmt: skip
+
+
+@kernel
 def experts_down(
-    task: int, tasks: int, thread: int, experts: Experts, hidden: int, gate: int, out: int,
-    scratch: int, quantized: int, adapters: LoraBatch | None,
+    task: int, tasks: int, thread: int, experts: Experts, hidden: int, gate: int, rounded: int,
+    out: int, scratch: int, quantized: int, adapters: LoraBatch | None,
 ) -> None:  # fmt: skip
     """Add the weighted outputs of all experts to some columns of out (rows, hidden).
 
     Inputs that were weighted leave outputs as they are.
 
     A task has its columns of every expert, and adds the experts one after another: so no two threads
-    add to one number, and the order of the sum is fixed. `gate` as `experts_gate` left it; `scratch`
-    has room for SCRATCH_ROWS of out, `quantized` for as many quantised rows of the widest FFN.
+    add to one number, and the order of the sum is fixed. `gate` as `experts_gate` left it,
+    `rounded` as `round_gated` did, or 0: then each task rounds for itself. `scratch` has room for
+    SCRATCH_ROWS of out, `quantized` for as many quantised rows of the widest FFN.
     """
     starts, rows_of = experts.starts, experts.grouped_rows
     weights_of = experts.grouped_weights
@@ -192,7 +240,11 @@ def experts_down(
         while row < last:
             count = min(SCRATCH_ROWS, last - row)
             source = gate + _gate_offset(experts, expert, row)
-            codes = _quantized(down_map, source, count, quantized)
+            codes = 0
+            if rounded != 0 and _has_rounded(down_map):
+                codes = _rounded_rows(experts, expert, rounded, row)
+            else:
+                codes = _quantized(down_map, source, count, quantized)
             linear_columns(source, codes, count, down_map, scratch, first, end, NO)
             add_inner_lora(adapters, thread, _entry(experts, expert, _DOWN), source,
                            rows_of + 4 * row, 0, count, scratch, hidden, first, end)  # fmt: skip

@@ -17,12 +17,13 @@ from quire.engines.native.cpu.kernels.rowwise import (
     scale_columns,
     task_range,
 )
-from quire.engines.native.cpu.kernels.simd import NO
+from quire.engines.native.cpu.kernels.simd import NO, get_int64
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import DenseFfn, LoraBatch, Step
 from quire.engines.native.cpu.program.expert_ffns import (
     experts_down,
     experts_gate,
+    round_gated,
     router_scores,
 )
 from quire.engines.native.cpu.program.linear_phases import (
@@ -199,21 +200,42 @@ def _add_beside(step: Step, experts: Experts, phase: int) -> None:
 
 
 @kernel
+def _rounded_gate(step: Step, experts: Experts, phase: int) -> int:
+    """The address of the gated rows of all experts as `round_gated` leaves them; 0 for few rows."""
+    if not prepared_in_phase(step, step.rows):
+        return 0
+    counters = counters_of(step, phase)
+    tasks = num_tasks(step, get_int64(experts.starts, experts.all))
+    task = take_task(counters)
+    while task < tasks:
+        round_gated(task, tasks, experts, step.gate, step.up)
+        task = next_task(counters)
+    wait_for_phase(step, phase, tasks)
+    return step.up
+
+
+@kernel
 def add_experts(thread: int, step: Step, experts: Experts, phase: int) -> None:
     """Add the FFNs of all experts to the residual stream: at once, or after a norm or a scale."""
     hidden, scratch = step.hidden, scratch_of(thread, step)
     x = phase_input(step, step.residual, experts.norm)
     quantized = scratch + step.scratch_quantized
+    # Many rows are rounded once for all experts and all tasks; few cost less than a phase.
+    rounded = 0
+    if experts.input_map and prepared_in_phase(step, step.rows):
+        quantize_phase(step, experts.input_map, x, step.rows, phase + arguments.EXPERTS_ROWS)
+        rounded = step.quantized
     counters = counters_of(step, phase + arguments.EXPERTS_GATE)
     parts = num_tasks(step, experts.ffn // COLUMN_GRAIN + 1)
     # Narrow experts have too few columns to share among many threads: their tasks are whole experts.
     groups = max(1, num_tasks(step, experts.all) // parts)
     task = take_task(counters)
     while task < parts * groups:
-        experts_gate(task // groups, parts, task % groups, groups, thread, experts, x, hidden,
-                     step.gate, step.up, scratch, quantized, step.adapters)  # fmt: skip
+        experts_gate(task // groups, parts, task % groups, groups, thread, experts, x, rounded,
+                     hidden, step.gate, step.up, scratch, quantized, step.adapters)  # fmt: skip
         task = next_task(counters)
     wait_for_phase(step, phase + arguments.EXPERTS_GATE, parts * groups)
+    rounded = _rounded_gate(step, experts, phase + arguments.EXPERTS_GATED)
     apart = is_added_apart(step, experts.post_norm)
     # `normed` is free for the sum: every expert has read its rows.
     out = step.normed if apart else step.residual
@@ -224,8 +246,8 @@ def add_experts(thread: int, step: Step, experts: Experts, phase: int) -> None:
         if apart:
             first, end = task_range(task, tasks, hidden, COLUMN_GRAIN)
             clear_columns(out, step.rows, hidden, first, end)
-        experts_down(task, tasks, thread, experts, hidden, step.gate, out, scratch, quantized,
-                     step.adapters)  # fmt: skip
+        experts_down(task, tasks, thread, experts, hidden, step.gate, rounded, out, scratch,
+                     quantized, step.adapters)  # fmt: skip
         task = next_task(counters)
     wait_for_phase(step, phase + arguments.EXPERTS_DOWN, tasks)
     if experts.dense_norm:

@@ -9,13 +9,19 @@ from typing import Any
 
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
+from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.latent_attention import (
     attend_latents,
     parts_of,
     store_latent,
 )
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SCRATCH_ROWS
-from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
+from quire.engines.native.cpu.kernels.linear import (
+    is_quantized,
+    linear_columns,
+    quantize_for,
+    quantized_map_of,
+)
 from quire.engines.native.cpu.kernels.rowwise import (
     copy_row,
     normalise_row,
@@ -120,6 +126,18 @@ def latent_project(thread: int, step: Step, own: LatentAttention, first_phase: i
 # ---- heads
 
 
+@kernel
+def _map_of_head(
+    thread: int, step: Step, linear_map: LinearMap, x: int, rows: int, out: int
+) -> None:
+    """All columns of a head's map for at most SCRATCH_ROWS rows x, rounded if the map takes them so."""
+    rounded = 0
+    if is_quantized(linear_map):
+        rounded = scratch_of(thread, step) + step.scratch_quantized
+        quantize_for(linear_map, x, 0, rows, rounded)
+    linear_columns(x, rounded, rows, linear_map, out, 0, linear_map.columns, NO)
+
+
 def _make_heads(of_head: Any) -> Any:
     """The phase of `of_head(thread, step, own, head, row, rows)` for all heads, in pieces of few rows."""
 
@@ -154,7 +172,7 @@ def _query_of_head(
         copy_row(source, scratch + 4 * i * nope, nope)
         target = step.queries + 4 * ((row + i) * own.heads + head) * (rope + rank)
         copy_row(source + 4 * nope, target, rope)
-    linear_columns(scratch, 0, rows, own.keys[head], made, 0, rank, NO)
+    _map_of_head(thread, step, own.keys[head], scratch, rows, made)
     add_inner_lora(step.adapters, thread, own.heads_entry + head, scratch, 0, row, rows, made, rank,
                    0, rank)  # fmt: skip
     for i in range(rows):
@@ -217,7 +235,7 @@ def _value_of_head(
     for i in range(rows):
         source = step.up + 4 * ((row + i) * own.heads + head) * rank
         copy_row(source, scratch + 4 * i * rank, rank)
-    linear_columns(scratch, 0, rows, own.values[head], made, 0, size, NO)
+    _map_of_head(thread, step, own.values[head], scratch, rows, made)
     entry = own.heads_entry + own.heads + head
     add_inner_lora(step.adapters, thread, entry, scratch, 0, row, rows, made, size, 0, size)
     for i in range(rows):

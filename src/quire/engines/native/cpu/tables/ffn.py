@@ -134,9 +134,17 @@ def make_experts(spec: ExpertsSpec, tensors: Mapping[str, Any], scratch: ExpertS
     made.maps = Structs(LinearMap, len(roles))
     for one, role in zip(made.maps, roles, strict=True):
         fill_map(one, tensors[role], tensors.get(f"{role}_bias"))
+    made.input_map = _input_map(spec, made)
     for field, array in scratch.arrays.items():
         setattr(made, field, address_of(array))
     return made
+
+
+def _input_map(spec: ExpertsSpec, experts: Experts) -> LinearMap | None:
+    """A map whose rounded rows all experts can have; None if there is none, or each expert weights its own."""
+    inputs = [one for index, one in enumerate(experts.maps) if index % 3 != 2 and one.rounder]
+    forms = {(one.rounder, one.packed_depth, one.span, one.row_bytes) for one in inputs}
+    return inputs[0] if len(forms) == 1 and not spec.router.weights_inputs else None
 
 
 def expert_scratch_bytes(spec: ExpertsSpec, rows: int) -> int:

@@ -26,7 +26,7 @@ from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.decoder import Weights, take_rows
 from quire.engines.native.cpu.weights.linear_map import address_of, is_bfloat16, make_map
 from quire.engines.native.cpu.weights.packed import Tensor
-from quire.engines.native.models.layers.latent_attention import latent_heads
+from quire.engines.native.models.layers.latent_attention import is_head_map, latent_heads
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import AdapterError, OutOfMemoryError
@@ -193,14 +193,9 @@ def _is_sparse(role: str) -> bool:
     return role in ("router", "shared_score") or role.startswith("experts.")
 
 
-def _is_of_head(role: str) -> bool:
-    """Whether the role is the map of one head of latent attention."""
-    return role.startswith(("k.", "v."))
-
-
 def is_inner(role: str) -> bool:
     """Whether adapters have an inner entry for the role: see `layout.inner_entries`."""
-    return _is_of_head(role) or (_is_sparse(role) and not role.endswith("_bias"))
+    return is_head_map(role) or (_is_sparse(role) and not role.endswith("_bias"))
 
 
 def _roles_in_words(roles: tuple[str, ...]) -> str:
@@ -481,7 +476,7 @@ class CpuAdapter:
                     continue
                 index = (
                     layout.head_entry(role, experts, heads)
-                    if _is_of_head(role)
+                    if is_head_map(role)
                     else layout.expert_entry(role)
                 )
                 self._fill(entries[layer * of_layer + index], lora_map)

@@ -201,7 +201,8 @@ class _FolderReader:
             return self._float8(tensor, quantized)
         if quantized is not None:
             part = _take_columns(quantized, tensor.rows)
-            packs = dtype == "auto" and self._packs(tensor.role)
+            # Codes of a group lie along a row of the folder.
+            packs = dtype == "auto" and self._packs(tensor.role) and not tensor.turned
             packed = packer.pack(part) if packs else None
             if packed is not None:
                 return packed
@@ -236,9 +237,8 @@ class _FolderReader:
 
     def _packs(self, role: str) -> bool:
         # Embeddings are looked up row by row, which no packed matrix can do, and none can grow. Maps of
-        # single heads are too small to be rounded for.
-        # So are those of AltUp.
-        is_small = role.startswith(("k.", "v.", "altup_"))
+        # AltUp are too small to be rounded for.
+        is_small = role.startswith("altup_")
         return role not in TABLES and not is_small and not (self._grows and role == "head")
 
     def read_tied_head(self, embeddings: Tensor) -> Tensor:

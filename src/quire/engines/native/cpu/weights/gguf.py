@@ -72,7 +72,7 @@ class GgufReader:
         role = tensor.role.rpartition(".")[2]
         if not is_block_type(kind) or self._dtype != "auto" or tensor.is_float32:
             return False
-        if tensor.role.startswith(("k.", "v.")):  # of single heads: see `latent_step`
+        if tensor.turned:  # a block lies along a row of the file
             return False
         if tensor.role.startswith("altup_"):  # see `altup_step`, which multiplies floats alone
             return False

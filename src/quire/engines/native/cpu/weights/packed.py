@@ -32,6 +32,7 @@ from quire.engines.native.cpu.program.machine_code import kernel_function
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.cpu.weights.float8 import Float8Weight
 from quire.engines.native.models import spec as spec_module
+from quire.engines.native.models.layers.latent_attention import is_head_map
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
@@ -286,7 +287,7 @@ class Packer:
         linear = role.rpartition(".")[2]  # of an expert's: experts.<i>.gate
         if self._kind is None or linear in UNROUNDED:
             return False
-        return linear in LINEARS or linear == "head"
+        return linear in LINEARS or linear == "head" or is_head_map(role)
 
     def pack(self, matrix: QuantizedMatrix) -> PackedMatrix | None:
         """A checkpoint's matrix for the kernels; None if they have no tiles for its groups.

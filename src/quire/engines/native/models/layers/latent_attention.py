@@ -124,3 +124,8 @@ class LatentAttentionSpec:
 def latent_heads(mixers: Iterable[object]) -> int:
     """The heads of a model's latent attention; 0 if it has none."""
     return max((one.heads for one in mixers if isinstance(one, LatentAttentionSpec)), default=0)
+
+
+def is_head_map(role: str) -> bool:
+    """Whether the role is the map of one head of latent attention."""
+    return role.startswith(("k.", "v."))
