@@ -299,6 +299,28 @@ _MAMBA2: dict[str, Any] = {
     "mamba_d_state": 12,
     "mamba_chunk_size": 16,
 }
+_NEMOTRON_H: dict[str, Any] = {
+    "head_dim": 16,
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 24,
+    "n_groups": 2,
+    "ssm_state_size": 12,
+    "chunk_size": 16,
+}
+_NEMOTRON_3: dict[str, Any] = {
+    **_NEMOTRON_H,
+    **_DEEPSEEK,
+    "layers_block_type": [
+        "linear_attention",
+        "moe",
+        "full_attention",
+        "moe",
+        "mlp",
+        "linear_attention",
+    ],
+    "n_shared_experts": 1,
+    "moe_shared_expert_intermediate_size": 40,
+}
 
 # kind: the configuration's class and what it changes of `_SMALL`.
 _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
@@ -387,14 +409,11 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
                 "mlp",
                 "linear_attention",
             ],
-            "head_dim": 16,
-            "mamba_num_heads": 6,
-            "mamba_head_dim": 24,
-            "n_groups": 2,
-            "ssm_state_size": 12,
-            "chunk_size": 16,
+            **_NEMOTRON_H,
         },
     ),
+    "nemotron_h_moe": (NemotronHConfig, _NEMOTRON_3),
+    "nemotron_h_latent": (NemotronHConfig, {**_NEMOTRON_3, "moe_latent_size": 36}),
     "falcon_h1": (
         FalconH1Config,
         {
@@ -731,7 +750,9 @@ def _has_norms_at_zero(name: str, kind: str) -> bool:
     """Whether a norm's weights are stored without the 1 that is added to them."""
     if kind.startswith(("qwen3_next", "qwen3_5")):
         return not name.endswith("linear_attn.norm.weight")
-    return kind.startswith(("gemma", "nemotron")) and not kind.startswith(("gemma3n", "gemma4"))
+    if kind.startswith(("gemma3n", "gemma4")):
+        return False
+    return kind.startswith("gemma") or kind == "nemotron"
 
 
 def config_values(kind: str) -> dict[str, Any]:

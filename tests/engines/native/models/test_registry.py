@@ -480,6 +480,45 @@ def test_gpt_oss_as_the_hub_has_it() -> None:
     assert (found.experts.count, found.experts.per_token) == (32, 4)
 
 
+def test_nemotron_3() -> None:
+    """Its experts read the layer's input in Nano, and latents in Super."""
+    base: dict[str, Any] = {
+        "model_type": "nemotron_h", "hybrid_override_pattern": "MEM*E", "mamba_num_heads": 8,
+        "n_routed_experts": 12, "num_experts_per_tok": 3, "moe_intermediate_size": 24,
+        "moe_shared_expert_intermediate_size": 40, "n_group": 2, "topk_group": 1,
+        "routed_scaling_factor": 2.5,
+    }  # fmt: skip
+    found = spec(**base)
+    assert sparse(found) == (False, True, False, False, True)
+    assert [layer.mixer is None for layer in found.layers] == [False, True, False, False, True]
+    experts = found.experts
+    assert experts is not None
+    assert (experts.gated, experts.activation, experts.maps) == (False, "relu2", ("up", "down"))
+    assert (experts.router.scores, experts.router.groups, experts.router.scale) == (
+        "sigmoid",
+        2,
+        2.5,
+    )
+    tensors = {tensor.role: tensor for tensor in found.layer_tensors(1)}
+    assert tensors["experts.0.up"].shape == (24, 64)
+    assert tensors["experts.12.down"].shape == (64, 40)
+    assert "ffn_norm" in tensors
+    latent = {
+        tensor.role: tensor.shape for tensor in spec(**base, moe_latent_size=20).layer_tensors(4)
+    }
+    assert latent.keys() - tensors.keys() == {"latent_in", "latent_out"}
+    assert (latent["latent_in"], latent["latent_out"]) == ((20, 64), (64, 20))
+    assert (latent["experts.3.up"], latent["experts.3.down"]) == ((24, 20), (20, 24))
+    assert (latent["experts.12.up"], latent["router"]) == ((40, 64), (12, 64))
+    for key, value, named in (
+        ("mlp_bias", True, "mlp_bias"),
+        ("n_shared_experts", 2, "n_shared_experts"),
+        ("num_experts_per_tok", 7, "topk_group"),
+    ):
+        with pytest.raises(ModelError, match=named):
+            spec(**{**base, key: value})
+
+
 def test_olmoes_clipping_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="clip_qkv is 8"):
         spec(model_type="olmoe", clip_qkv=8)

@@ -161,7 +161,7 @@ DECODERS: dict[str, ModelType] = {
     "mistral": ModelType("Mistral", mistral.decoder),
     "mistral3": ModelType("Mistral Small 3, Ministral 3", mistral.multimodal),
     "mixtral": ModelType("Mixtral", mixtral.decoder),
-    "nemotron_h": ModelType("Nemotron-H, Nemotron Nano 2", nemotron_h.decoder),
+    "nemotron_h": ModelType("Nemotron-H, Nemotron Nano 2, Nemotron 3", nemotron_h.decoder),
     "nemotron": ModelType("Nemotron-4, Minitron", nemotron.decoder),
     "olmo": ModelType("OLMo 1", olmo.olmo),
     "olmo2": ModelType("OLMo 2", olmo.olmo2),

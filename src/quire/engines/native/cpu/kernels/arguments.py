@@ -58,10 +58,14 @@ class Experts(Struct):
     output_norm: Norm | None
     dense_norm: Norm | None  # of the dense FFN's output
     activation: int
+    is_gated: bool
     count: int
     all: int  # with the shared expert
     per_token: int
     ffn: int
+    width: int  # of what a chosen expert reads and gives
+    latent_in: LinearMap | None  # None: they read the layer's input
+    latent_entry: int  # of adapters, for it
     # How experts are chosen and weighted: see `RouterSpec`.
     router: LinearMap
     router_norm: Norm | None  # None: the router reads `norm`
@@ -77,7 +81,7 @@ class Experts(Struct):
     weights_inputs: bool
     shared_score: LinearMap | None  # None: the shared expert has weight 1
     first_entry: int  # of the layer, among the expert entries of adapters
-    maps: Structs[LinearMap]  # gate, up, down of each expert, the shared one last
+    maps: Structs[LinearMap]  # gate (or up again), up, down of each expert, the shared one last
     router_scores: int  # (rows, count)
     choice: int  # the same, with the correction and without the groups that are out; or 0
     group_scores: int  # (rows, groups), where there is `choice`

@@ -117,6 +117,7 @@ class Step(Struct):
     beside: (
         int  # (rows, hidden), of models with experts beside dense FFNs, or LAuReL beside attention
     )
+    latents: int  # (rows, latent_size), of models whose experts have latents
     streams: int  # (streams, rows, hidden), of models with AltUp
     tiles: int  # (tiles, 3) int64: see `attention.plan_tiles`
     tile_count: int
@@ -500,7 +501,9 @@ PHASES: Mapping[str, int] = {
     "dense_down": OUTPUT_PHASES,
     "dense_beside": OUTPUT_PHASES,
     "route": ROUTE_PHASES,
+    "experts_in": MAP_PHASES,
     "add_experts": EXPERTS_PHASES,
+    "experts_out": OUTPUT_PHASES,
     "add_media": MEDIA_PHASES,
     "layer_inputs": INPUTS_PHASES,
     "layer_gate": LAYER_GATE_PHASES,

@@ -45,7 +45,9 @@ KERNELS = {
     "dense_down": "program.ffn_step:dense_down",
     "dense_beside": "program.ffn_step:dense_beside",
     "route": "program.ffn_step:route",
+    "experts_in": "program.ffn_step:experts_in",
     "add_experts": "program.ffn_step:add_experts",
+    "experts_out": "program.ffn_step:experts_out",
     "add_media": "program.media_step:add_media",
     "layer_inputs": "program.layer_inputs_step:layer_inputs",
     "layer_gate": "program.layer_inputs_step:layer_gate",
@@ -151,7 +153,9 @@ def _ffn(layer: LayerSpec, spec: DecoderSpec) -> Iterator[str]:
             yield "cut_gate"
         yield "dense_beside" if layer.experts else "dense_down"
     if layer.experts:
-        yield from ("route", "add_experts")
+        latent = layer.experts.latent_size > 0
+        yield "route"
+        yield from ("experts_in", "add_experts", "experts_out") if latent else ("add_experts",)
     if spec.altup:
         yield from ("altup_correct", "layer_gate", "altup_out")
     elif spec.layer_inputs:
