@@ -62,6 +62,7 @@ from transformers import (
     Lfm2Config,
     Lfm2MoeConfig,
     Llama4TextConfig,
+    KimiLinearConfig,
     LlamaConfig,
     MiniCPM3Config,
     MiniMaxM2Config,
@@ -412,6 +413,20 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
             **_NEMOTRON_H,
         },
     ),
+    "kimi_linear": (
+        KimiLinearConfig,
+        {
+            **_LATENT,
+            **_DEEPSEEK,
+            "n_routed_experts": None,
+            "num_local_experts": 12,
+            "num_hidden_layers": 4,
+            "q_lora_rank": None,
+            "linear_head_dim": 20,
+            "linear_num_heads": 3,
+            "layer_types": ["linear_attention", "full_attention"] + ["linear_attention"] * 2,
+        },
+    ),
     "nemotron_h_moe": (NemotronHConfig, _NEMOTRON_3),
     "nemotron_h_latent": (NemotronHConfig, {**_NEMOTRON_3, "moe_latent_size": 36}),
     "falcon_h1": (
@@ -743,6 +758,8 @@ def make_random_model(
         _write_equal(folder, kind)
     if kind == "olmo_hybrid":
         _mend_olmo_hybrid(folder)
+    if kind == "kimi_linear":
+        _mend_kimi_linear(folder)
     return folder
 
 
@@ -848,6 +865,17 @@ def _write_as_bailing(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
                 name = name.replace(glm, bailing)
             made[name] = value
     save_file(made, folder / "model.safetensors")
+
+
+def _mend_kimi_linear(folder: Path) -> None:
+    """Write Kimi Linear's dense FFN as its publishers do: transformers names it as if it had experts."""
+    path = folder / "model.safetensors"
+    made: dict[str, torch.Tensor] = {}
+    for name, value in load_file(path).items():
+        prefix, _, last = name.partition(".block_sparse_moe.")
+        is_dense = last.startswith(("gate_proj", "up_proj", "down_proj"))
+        made[f"{prefix}.mlp.{last}" if is_dense else name] = value
+    save_file(made, path, {"format": "pt"})
 
 
 def _mend_olmo_hybrid(folder: Path) -> None:

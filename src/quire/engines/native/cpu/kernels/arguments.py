@@ -101,7 +101,8 @@ class DeltaNet(Struct):
     key_size: int
     value_size: int
     log_decay: int  # (value_heads,): A_log
-    step_bias: int  # (value_heads,)
+    step_bias: int  # (value_heads,), or (value_heads, key_size) if each dimension has a decay
+    has_sigmoids: bool  # the gates of the output are sigmoids, and not SiLUs
     rate_scale: float  # the most that a state learns of a row
     is_tiled: bool  # value heads leave in another order: see `delta_net.place_of`
     norm: int  # (value_size,)

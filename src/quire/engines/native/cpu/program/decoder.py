@@ -12,7 +12,7 @@ from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.block_forms import FORMS, PACKED_BY_KERNELS
 from quire.engines.native.cpu.program.arguments import PHASES, STEP_PHASES
 from quire.engines.native.models.layers.attention import AttentionSpec
-from quire.engines.native.models.layers.delta_net import DeltaNetSpec
+from quire.engines.native.models.layers.delta_net import DeltaNetSpec, KimiDeltaSpec
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.layer import LayerSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
@@ -30,6 +30,8 @@ KERNELS = {
     "attend_int8": "program.attention_step:attend_int8",
     "project_delta": "program.delta_step:project_delta",
     "delta_rule": "program.delta_step:delta_rule",
+    "delta_gates": "program.delta_step:delta_gates",
+    "kimi_delta_rule": "program.delta_step:kimi_delta_rule",
     "short_conv": "program.short_conv_step:short_conv",
     "mamba2": "program.mamba2_step:mamba2",
     "mamba2_output": "program.mamba2_step:mamba2_output",
@@ -96,6 +98,7 @@ MIXERS: Mapping[type[TokenMixer], tuple[str, ...]] = {
     AttentionSpec: ("project", ATTEND),
     LatentAttentionSpec: ("latent_project", "latent_queries", ATTEND_LATENTS, "latent_values"),
     DeltaNetSpec: ("project_delta", "delta_rule"),
+    KimiDeltaSpec: ("project_delta", "delta_gates", "kimi_delta_rule"),
     ShortConvSpec: ("short_conv",),
     Mamba2Spec: ("mamba2",),
     AttentionAndMamba2Spec: ("project", ATTEND, "mamba2", "mamba2_output"),

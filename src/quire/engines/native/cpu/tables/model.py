@@ -56,6 +56,8 @@ _SECOND_HALVES = {
     "experts_in": ("route",),
     "add_experts": ("route",),
     "delta_rule": ("project_delta",),
+    "delta_gates": ("project_delta",),
+    "kimi_delta_rule": ("project_delta",),
     "latent_queries": ("latent_project",),
     "latent_values": ("latent_project",),
 }

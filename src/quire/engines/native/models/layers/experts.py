@@ -34,8 +34,11 @@ class ExpertNames:
     shared_score: str = "mlp.shared_expert_gate"
     shared_gate_up: str = ""
     """The tensor of the shared expert in which gate and up are fused; empty if they are separate."""
+    shared_gate: str = ""
+    shared_up: str = ""
+    """The shared expert's gate and up after `shared`, if they have other names than those of experts."""
     shared_down: str = ""
-    """The shared expert's down, if it has another name than those of experts."""
+    """The same of its down, as a whole name."""
     fused_router: str = "mlp.gate"
     fused_correction: str = ""
     """Where the bias of the choice is in folders whose experts are fused, if it is elsewhere."""
@@ -194,7 +197,8 @@ class ExpertsSpec:
         if self.shared_gated:
             yield TensorSpec("shared_score", f"{prefix}{names.shared_score}.weight", (1, hidden))
         for index, role in enumerate(self.maps[:-1]):
-            name = names.gate if role == "gate" else names.up
+            own = {"gate": names.shared_gate or names.gate, "up": names.shared_up or names.up}
+            name = own[role]
             role, full = f"experts.{self.count}.{role}", f"{prefix}{names.shared}{name}.weight"
             if names.shared_gate_up:
                 full, rows = (
