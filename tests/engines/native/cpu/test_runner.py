@@ -248,7 +248,7 @@ def test_a_context_of_several_chunks_of_attention(folders: Callable[..., Path], 
     ["mistral", "ministral3", "qwen3", "llama3", "gemma2", "gemma3n_text", "gemma4_small",
      "gemma4_text", "glm", "granite", "olmo3", "qwen3_next", "olmo_hybrid", "cohere2", "phi_norms",
      "gpt2", "bloom", "falcon_rw", "falcon_new", "hunyuan", "apertus", "lfm2", "granite4_h",
-     "falcon_h1", "nemotron_h_moe", "nemotron_h_latent"],
+     "falcon_h1", "nemotron_h_moe", "nemotron_h_latent", "kimi_linear"],
 )  # fmt: skip
 def test_chunks_threads_and_blocks_change_no_bit(
     kind: str, folders: Callable[..., Path], load: Load
@@ -283,6 +283,7 @@ def test_chunks_threads_and_blocks_change_no_bit(
         "granite4_h",
         "falcon_h1",
         "nemotron_h_latent",
+        "kimi_linear",
     ],
 )
 def test_quantised_weights_are_batch_invariant(
@@ -317,6 +318,7 @@ def test_quantised_weights_are_batch_invariant(
         "granite4_h",
         "falcon_h1",
         "nemotron_h_latent",
+        "kimi_linear",
     ],
 )
 @settings(
@@ -349,7 +351,7 @@ def test_batch_invariance(
     np.testing.assert_array_equal(together, wanted)
 
 
-@pytest.mark.parametrize("kind", ["qwen3_next", "olmo_hybrid", "lfm2", "granite4_h"])
+@pytest.mark.parametrize("kind", ["qwen3_next", "olmo_hybrid", "lfm2", "granite4_h", "kimi_linear"])
 def test_saved_and_copied_states_serve_as_the_first(
     kind: str, folders: Callable[..., Path], load: Load
 ) -> None:

@@ -521,6 +521,10 @@ def test_an_adapter_of_other_experts(load: Any, tmp_path: Path) -> None:
         ("deepseek_v2", ["q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "down_proj"]),
         ("glm4_moe_lite", "all-linear"),
         ("youtu", "all-linear"),
+        (
+            "kimi_linear",
+            ["q_proj", "k_proj", "v_proj", "o_proj", "b_proj", "g_a_proj", "g_b_proj", "kv_b_proj"],
+        ),
         ("youtu_full_queries", "all-linear"),
         ("minicpm3", ["q_a_proj", "q_b_proj", "kv_b_proj"]),
     ],

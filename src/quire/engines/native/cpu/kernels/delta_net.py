@@ -4,7 +4,7 @@ For each row, with a key k and a query q of length 1, a value v, a decay d and a
 
     S = d * S;   S = S + k (b * (v - k S));   out = q S / sqrt(key size)
 
-In Kimi Delta Attention (arXiv 2510.26692) each dimension of a key, which is a row of S, has a decay of its own.
+In Kimi Delta Attention (arXiv 2510.26692) each dimension of a key, a row of S, has a decay of its own.
 
 Queries, keys and values have passed a causal convolution with SiLU. Rows are taken one after another, of a
 prompt too: so a row's result is bitwise the same however a prompt is cut into chunks. A slice of a state, of COLUMNS
@@ -129,7 +129,7 @@ _recall = make_outer_tile(1, _REGISTERS, False, layout.KV_FLOAT32)
 
 
 def _make_learn(recalls: bool, by_key: bool) -> Any:
-    """`learn(state, size, decay, key, change, query, out, next_key, next_decay, recalled)`: one row of a slice.
+    """One row of a slice: `learn(state, size, decay, key, change, query, out, next_key, next_decay, recalled)`.
 
     `state = decay * state + key x change`, then `out = query @ state`: key and query are (size,), change
     and out (COLUMNS,), the state is (size, COLUMNS). If it `recalls`, then also
@@ -294,7 +294,8 @@ def _make_slice(by_key: bool) -> Any:
     return slice_of
 
 
-delta_slice, kimi_delta_slice = _make_slice(False), _make_slice(True)
+delta_slice = _make_slice(False)
+kimi_delta_slice = _make_slice(True)
 
 
 # ---- the norm
@@ -302,8 +303,9 @@ delta_slice, kimi_delta_slice = _make_slice(False), _make_slice(True)
 
 @kernel
 def gated_norms(task: int, tasks: int, own: DeltaNet, x: int, gate: int, rows: int) -> None:
-    """`x = norm(x) * silu(gate)`, or a sigmoid of the gate, the norm over each head: both (rows, value heads, value size).
+    """`x = norm(x) * silu(gate)`, or a sigmoid of the gate, the norm over each head.
 
+    Both are (rows, value heads, value size).
     The heads of x are in the order of the output.
     """
     size, heads = own.value_size, own.value_heads

@@ -241,4 +241,5 @@ def _make_rule(by_key: bool) -> Any:
     return rule
 
 
-delta_rule, kimi_delta_rule = _make_rule(False), _make_rule(True)
+delta_rule = _make_rule(False)
+kimi_delta_rule = _make_rule(True)

@@ -145,7 +145,8 @@ def experts_gate(
     `gate` receives what `experts_down` reads. Without gates, that is the activation of up.
 
     x is (rows, hidden), which the shared expert reads, and `latents` (rows, experts.width), which the others
-    do: the same as x if they are not latents. `gate` and `up` receive the values of the grouped rows. `scratch` has room for
+    do: the same as x if they are not latents. `gate` and `up` receive the values of the grouped rows. `scratch`
+    has room for
     SCRATCH_ROWS of x, `quantized` for as many quantised ones.
     """
     starts = experts.starts
