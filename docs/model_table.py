@@ -29,7 +29,7 @@ _REQUIRED: dict[str, Any] = {
     "n_routed_experts": 16,
     "num_experts_per_tok": 2,
     "num_kv_shared_layers": 0,
-    "hybrid_override_pattern": "M-*-",
+    "hybrid_override_pattern": "M-*E",
 }
 """What some types have no defaults for, or defaults for more layers than these."""
 

@@ -274,7 +274,9 @@ def _whose(adapter: Adapter) -> str:
 # --- the base model's modules --------------------------------------------------------------------
 
 
-_WRAPPERS = frozenset(["model", "language_model", "text_model", "thinker", "transformer"])
+_WRAPPERS = frozenset(
+    ["model", "language_model", "text_model", "thinker", "transformer", "backbone"]
+)
 """Parts of names that say no more than that a model is inside another's class."""
 _EMBEDDINGS = ("embed_tokens", "tok_embeddings", "wte", "word_embeddings", "embed_in")
 _HEADS = ("lm_head", "output", "embed_out")

@@ -47,8 +47,9 @@ _REFUSED: dict[str, str] = {
 _EXTENDED = frozenset(["modules_to_save", "lora_bias", "target_parameters", "fan_in_fan_out"])
 """Those of them that extended adapters may have."""
 
-_OF_EXPERTS = ("gate_up_proj", "down_proj")
-"""The parameters of all experts of a layer, in the order in which transformers' classes have them."""
+_OF_EXPERTS = ("gate_up_proj", "up_proj", "down_proj")
+"""The parameters of all experts of a layer, in the order in which transformers' classes have them: the second
+is for experts without gates."""
 
 _KNOWN = frozenset(
     [

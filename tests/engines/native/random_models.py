@@ -59,6 +59,7 @@ from transformers import (
     HunYuanDenseV1Config,
     HunYuanMoEV1Config,
     HyperCLOVAXConfig,
+    KimiLinearConfig,
     Lfm2Config,
     Lfm2MoeConfig,
     Llama4TextConfig,
@@ -299,6 +300,28 @@ _MAMBA2: dict[str, Any] = {
     "mamba_d_state": 12,
     "mamba_chunk_size": 16,
 }
+_NEMOTRON_H: dict[str, Any] = {
+    "head_dim": 16,
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 24,
+    "n_groups": 2,
+    "ssm_state_size": 12,
+    "chunk_size": 16,
+}
+_NEMOTRON_3: dict[str, Any] = {
+    **_NEMOTRON_H,
+    **_DEEPSEEK,
+    "layers_block_type": [
+        "linear_attention",
+        "moe",
+        "full_attention",
+        "moe",
+        "mlp",
+        "linear_attention",
+    ],
+    "n_shared_experts": 1,
+    "moe_shared_expert_intermediate_size": 40,
+}
 
 # kind: the configuration's class and what it changes of `_SMALL`.
 _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
@@ -387,14 +410,25 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
                 "mlp",
                 "linear_attention",
             ],
-            "head_dim": 16,
-            "mamba_num_heads": 6,
-            "mamba_head_dim": 24,
-            "n_groups": 2,
-            "ssm_state_size": 12,
-            "chunk_size": 16,
+            **_NEMOTRON_H,
         },
     ),
+    "kimi_linear": (
+        KimiLinearConfig,
+        {
+            **_LATENT,
+            **_DEEPSEEK,
+            "n_routed_experts": None,
+            "num_local_experts": 12,
+            "num_hidden_layers": 4,
+            "q_lora_rank": None,
+            "linear_head_dim": 20,
+            "linear_num_heads": 3,
+            "layer_types": ["linear_attention", "full_attention"] + ["linear_attention"] * 2,
+        },
+    ),
+    "nemotron_h_moe": (NemotronHConfig, _NEMOTRON_3),
+    "nemotron_h_latent": (NemotronHConfig, {**_NEMOTRON_3, "moe_latent_size": 36}),
     "falcon_h1": (
         FalconH1Config,
         {
@@ -724,6 +758,8 @@ def make_random_model(
         _write_equal(folder, kind)
     if kind == "olmo_hybrid":
         _mend_olmo_hybrid(folder)
+    if kind == "kimi_linear":
+        _mend_kimi_linear(folder)
     return folder
 
 
@@ -731,7 +767,9 @@ def _has_norms_at_zero(name: str, kind: str) -> bool:
     """Whether a norm's weights are stored without the 1 that is added to them."""
     if kind.startswith(("qwen3_next", "qwen3_5")):
         return not name.endswith("linear_attn.norm.weight")
-    return kind.startswith(("gemma", "nemotron")) and not kind.startswith(("gemma3n", "gemma4"))
+    if kind.startswith(("gemma3n", "gemma4")):
+        return False
+    return kind.startswith("gemma") or kind == "nemotron"
 
 
 def config_values(kind: str) -> dict[str, Any]:
@@ -827,6 +865,17 @@ def _write_as_bailing(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
                 name = name.replace(glm, bailing)
             made[name] = value
     save_file(made, folder / "model.safetensors")
+
+
+def _mend_kimi_linear(folder: Path) -> None:
+    """Write Kimi Linear's dense FFN as its publishers do: transformers names it as if it had experts."""
+    path = folder / "model.safetensors"
+    made: dict[str, torch.Tensor] = {}
+    for name, value in load_file(path).items():
+        prefix, _, last = name.partition(".block_sparse_moe.")
+        is_dense = last.startswith(("gate_proj", "up_proj", "down_proj"))
+        made[f"{prefix}.mlp.{last}" if is_dense else name] = value
+    save_file(made, path, {"format": "pt"})
 
 
 def _mend_olmo_hybrid(folder: Path) -> None:

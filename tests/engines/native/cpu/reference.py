@@ -280,14 +280,19 @@ def experts(
     chosen, weights = choose_experts(logits, spec, tensors.get("router_correction"))
     if spec.router.scales_experts:
         weights = weights * tensors["expert_scales"][chosen]
-    out: Floats = np.zeros_like(x)
+    inputs = x
+    if spec.latent_size:
+        inputs = add("latent_in", every, x, linear(x, tensors["latent_in"]))
+    out: Floats = np.zeros_like(inputs)
     for expert in range(spec.count):
         rows, ranks = np.nonzero(chosen == expert)
         weight = weights[rows, ranks, None]
         if spec.router.weights_inputs:
-            out[rows] += _expert(x[rows] * weight, rows, tensors, expert, activation, add)
+            out[rows] += _expert(inputs[rows] * weight, rows, tensors, expert, activation, add)
         else:
-            out[rows] += weight * _expert(x[rows], rows, tensors, expert, activation, add)
+            out[rows] += weight * _expert(inputs[rows], rows, tensors, expert, activation, add)
+    if spec.latent_size:
+        out = add("latent_out", every, out, linear(out, tensors["latent_out"]))
     if spec.shared_size:
         shared = _expert(x, every, tensors, spec.count, activation, add)
         if spec.shared_gated:
@@ -314,7 +319,8 @@ def _expert(
     def add_own(role: str, x: Floats, out: Floats) -> Floats:
         return add(f"experts.{expert}.{role}", rows, x, out)
 
-    gate = gated_ffn(x, own, activation, add_own)
+    half = gated_ffn if "gate" in own else plain_ffn
+    gate = half(x, own, activation, add_own)
     return add_own("down", gate, linear(gate, own["down"], own.get("down_bias")))
 
 

@@ -21,7 +21,8 @@ from tests.engines.native.random_models import load_oracle, make_random_model
     ["mistral", "ministral3", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3n_text", "gemma4_text",
      "gemma4_small", "gemma4_moe", "glm4", "granite", "olmo3", "qwen3_next", "olmo_hybrid",
      "cohere_norms", "stablelm_12b", "phi_norms", "gpt2", "bloom", "falcon_new", "hunyuan",
-     "apertus", "nemotron", "olmo", "lfm2", "granite4_h", "falcon_h1", "nemotron_h"],
+     "apertus", "nemotron", "olmo", "lfm2", "granite4_h", "falcon_h1", "nemotron_h",
+     "nemotron_h_moe", "nemotron_h_latent"],
 )  # fmt: skip
 def test_reference_runner(kind: str, tmp_path: Path) -> None:
     folder = make_random_model(tmp_path / "model", kind)

@@ -139,6 +139,7 @@ def test_odd_sizes(changes: dict[str, Any], folders: Callable[..., Path], load: 
         "lfm2",
         "granite4_h",
         "bamba",
+        "nemotron_h_latent",
     ],
 )
 def test_odd_sizes_of_other_kinds(kind: str, folders: Callable[..., Path], load: Load) -> None:
@@ -207,6 +208,7 @@ def test_many_query_heads_of_one_key_head(folders: Callable[..., Path], load: Lo
         "apertus",
         "lfm2",
         "granite4_h",
+        "nemotron_h_moe",
     ],
 )
 def test_bfloat16_weights(kind: str, folders: Callable[..., Path], load: Load) -> None:
@@ -246,7 +248,7 @@ def test_a_context_of_several_chunks_of_attention(folders: Callable[..., Path], 
     ["mistral", "ministral3", "qwen3", "llama3", "gemma2", "gemma3n_text", "gemma4_small",
      "gemma4_text", "glm", "granite", "olmo3", "qwen3_next", "olmo_hybrid", "cohere2", "phi_norms",
      "gpt2", "bloom", "falcon_rw", "falcon_new", "hunyuan", "apertus", "lfm2", "granite4_h",
-     "falcon_h1"],
+     "falcon_h1", "nemotron_h_moe", "nemotron_h_latent", "kimi_linear"],
 )  # fmt: skip
 def test_chunks_threads_and_blocks_change_no_bit(
     kind: str, folders: Callable[..., Path], load: Load
@@ -280,6 +282,8 @@ def test_chunks_threads_and_blocks_change_no_bit(
         "lfm2",
         "granite4_h",
         "falcon_h1",
+        "nemotron_h_latent",
+        "kimi_linear",
     ],
 )
 def test_quantised_weights_are_batch_invariant(
@@ -305,7 +309,17 @@ def test_quantised_weights_are_batch_invariant(
 
 
 @pytest.mark.parametrize(
-    "kind", ["mistral", "qwen3_next", "olmo_hybrid", "lfm2", "granite4_h", "falcon_h1"]
+    "kind",
+    [
+        "mistral",
+        "qwen3_next",
+        "olmo_hybrid",
+        "lfm2",
+        "granite4_h",
+        "falcon_h1",
+        "nemotron_h_latent",
+        "kimi_linear",
+    ],
 )
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -337,7 +351,7 @@ def test_batch_invariance(
     np.testing.assert_array_equal(together, wanted)
 
 
-@pytest.mark.parametrize("kind", ["qwen3_next", "olmo_hybrid", "lfm2", "granite4_h"])
+@pytest.mark.parametrize("kind", ["qwen3_next", "olmo_hybrid", "lfm2", "granite4_h", "kimi_linear"])
 def test_saved_and_copied_states_serve_as_the_first(
     kind: str, folders: Callable[..., Path], load: Load
 ) -> None:

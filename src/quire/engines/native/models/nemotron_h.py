@@ -1,15 +1,21 @@
-"""Nemotron-H: each layer is Mamba-2, attention without a rotary embedding, or an FFN of squared ReLU."""
+"""Nemotron-H and Nemotron 3: each layer is Mamba-2, attention without a rotary embedding, or an FFN.
+
+FFNs are of squared ReLU, without gates, dense or sparse.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from quire.engines.native.models.bamba import step_limits
+from quire.engines.native.models.glm4_moe import grouped_router
 from quire.engines.native.models.layers.attention import AttentionNames
+from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec
 from quire.engines.native.models.layers.ffn import FfnNames
 from quire.engines.native.models.layers.layer import LayerSpec
 from quire.engines.native.models.layers.mamba2 import Mamba2Spec
 from quire.engines.native.models.layers.norm import NormSpec
+from quire.engines.native.models.mixtral import per_token
 from quire.engines.native.models.names import WeightNames
 from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.spec import DecoderSpec
@@ -29,17 +35,33 @@ _ATTENTION_NAMES = AttentionNames(
     o="mixer.o_proj",
 )
 _FFN_NAMES = FfnNames(up="mixer.up_proj", down="mixer.down_proj")
+_EXPERT_NAMES = ExpertNames(
+    router="mixer.gate",
+    correction="mixer.gate.e_score_correction_bias",
+    experts="mixer.experts.{}.",
+    shared="mixer.shared_experts.",
+    latent_in="mixer.fc1_latent_proj",
+    latent_out="mixer.fc2_latent_proj",
+    fused_router="mixer.gate",
+    fused_gate_up="mixer.experts.up_proj",
+    fused_down="mixer.experts.down_proj",
+)
 _KINDS = {
     "M": "mamba", "*": "attention", "-": "mlp", "E": "moe",
     "linear_attention": "mamba", "full_attention": "attention",
 }  # fmt: skip
-_RUN = ("mamba", "attention", "mlp")
 _DEFAULTS = {
     "intermediate_size": 21_504,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "head_dim": 128,
     "max_position_embeddings": 4096,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 7688,
+    "moe_shared_expert_intermediate_size": 7688,
+    "moe_latent_size": None,
+    "norm_topk_prob": True,
 }
 _MOST_LAYERS = 10_000
 # Later names and those of the first configs.
@@ -65,10 +87,12 @@ def decoder(config: HubConfig) -> DecoderSpec:
     )  # fmt: skip
     spec = spec.with_attention(qkv_bias=bias, o_bias=bias, names=_ATTENTION_NAMES)
     spec = spec.with_ffn(bias=config.flag("mlp_bias"), names=_FFN_NAMES)
+    sparse = [kind == "moe" for kind in kinds]
+    spec = spec.with_experts(_experts(config) if any(sparse) else None, sparse)
     mamba = _mamba2(config) if "mamba" in kinds else None
 
     def of_kind(index: int, layer: LayerSpec) -> LayerSpec:
-        if kinds[index] == "mlp":
+        if kinds[index] in ("mlp", "moe"):
             return replace(layer, mixer=None)
         mixer = mamba if kinds[index] == "mamba" else layer.mixer
         return replace(layer, mixer=mixer, ffn=None)
@@ -85,13 +109,27 @@ def _layer_kinds(config: HubConfig) -> list[str]:
         [_KINDS.get(one, one) if isinstance(one, str) else "" for one in given] if listed else []
     )
     if not kinds or not all(kind in _KINDS.values() for kind in kinds):
-        raise config.wrong(key, given, "a list of mamba, attention and mlp, or M, * and -")
-    for kind in kinds:
-        config.with_changes({key: kind}).require(key, _RUN, None)
+        raise config.wrong(key, given, "a list of mamba, attention, mlp and moe, or M, *, - and E")
     return kinds
 
 
 _PATTERNS = ("layers_block_type", "layer_types", "hybrid_override_pattern")
+
+
+def _experts(config: HubConfig) -> ExpertsSpec:
+    config.require("mlp_bias", (False,), False)
+    config.require("n_shared_experts", (1,), 1)
+    count = config.integer("n_routed_experts")
+    chosen = per_token(config, count)
+    return ExpertsSpec(
+        count=count,
+        per_token=chosen,
+        ffn_size=config.integer("moe_intermediate_size"),
+        router=grouped_router(config, count, chosen),
+        shared_size=config.integer("moe_shared_expert_intermediate_size"),
+        latent_size=0 if config.is_null("moe_latent_size") else config.integer("moe_latent_size"),
+        names=_EXPERT_NAMES,
+    )
 
 
 def _mamba2(config: HubConfig) -> Mamba2Spec:

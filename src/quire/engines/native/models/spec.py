@@ -183,14 +183,14 @@ class DecoderSpec:
     def with_experts(
         self, experts: ExpertsSpec | None, sparse: Sequence[bool] | None = None
     ) -> DecoderSpec:
-        """With experts in place of the dense FFN, whose activation they have: in the layers that are
-        marked, by default in all. None leaves the model as it is.
+        """With experts in place of the dense FFN, whose activation they have, and gates if it has one: in
+        the layers that are marked, by default in all. None leaves the model as it is.
         """
 
         def changed(index: int, layer: LayerSpec) -> LayerSpec:
             if experts is None or layer.ffn is None or not (sparse is None or sparse[index]):
                 return layer
-            own = replace(experts, activation=layer.ffn.activation)
+            own = replace(experts, activation=layer.ffn.activation, gated=layer.ffn.gated)
             return replace(layer, ffn=None, experts=own)
 
         return self.with_layers(changed)

@@ -327,6 +327,18 @@ def test_the_reference_and_both_layouts_of_folders(kind: str, tmp_path: Path, lo
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.parametrize("kind", ["nemotron_h_moe", "nemotron_h_latent"])
+def test_both_layouts_of_experts_without_gates(kind: str, tmp_path: Path, load: Load) -> None:
+    ids, found = random_ids(70), []
+    for fused in (False, True):
+        folder = make_random_model(tmp_path / str(fused), kind, fused_experts=fused)
+        names = set(load_file(folder / "model.safetensors"))
+        assert any(name.endswith("experts.up_proj") for name in names) == fused
+        assert any(".experts.0." in name for name in names) != fused
+        found.append(logits_of(load(folder), ids))
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("kind", [*MOE_KINDS, "gemma4_moe", "llama4_text", "gpt_oss"])
 def test_batch_invariance(kind: str, tmp_path: Path, load: Load) -> None:
     folder, ids = make_random_model(tmp_path, kind), random_ids(LENGTH)
@@ -396,7 +408,9 @@ def test_experts_quantised_at_load(
     assert 0 < np.median(errors) < (0.1 if kind == "int8" else 1) * full.std()
 
 
-@pytest.mark.parametrize("kind", ["glm4_moe", "granitemoeshared", "llama4_text", "minimax_m2"])
+@pytest.mark.parametrize(
+    "kind", ["glm4_moe", "granitemoeshared", "llama4_text", "minimax_m2", "nemotron_h_moe"]
+)
 def test_every_family_rounded_at_load(
     kind: str, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:

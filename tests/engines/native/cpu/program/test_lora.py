@@ -210,6 +210,27 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {},
         {"target_modules": ["in_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]},
     ),
+    "experts without gates": (
+        "nemotron_h_moe",
+        {},
+        {
+            "target_modules": ["in_proj", "up_proj", "down_proj"],
+            "target_parameters": ["mixer.experts.up_proj", "mixer.experts.down_proj"],
+        },
+    ),
+    "square experts alone": (
+        "nemotron_h_moe",
+        {"moe_intermediate_size": 64},
+        {"target_modules": [], "target_parameters": ["mixer.experts.up_proj"], "r": 3},
+    ),
+    "experts of latents": (
+        "nemotron_h_latent",
+        {},
+        {
+            "target_modules": ["fc1_latent_proj", "fc2_latent_proj", "q_proj"],
+            "target_parameters": ["mixer.experts.up_proj", "mixer.experts.down_proj"],
+        },
+    ),
     "half precision": ("llama2", {"dtype": "bfloat16"}, {"dtype": "bfloat16"}),
 }  # fmt: skip
 
@@ -488,7 +509,9 @@ def test_an_adapter_of_other_experts(load: Any, tmp_path: Path) -> None:
         adapter = make_random_adapter(
             tmp_path / f"adapter_{name}", other, target_modules=[], target_parameters=FUSED
         )
-        with pytest.raises(AdapterError, match=r"model has 20 experts of shapes \[72, 64\]"):
+        with pytest.raises(
+            AdapterError, match=r"model has 20 experts of shape \[(72, 64|64, 36)\]"
+        ):
             load(model).load_adapter(checked(adapter, model))
 
 
@@ -499,6 +522,10 @@ def test_an_adapter_of_other_experts(load: Any, tmp_path: Path) -> None:
         ("deepseek_v2", ["q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "down_proj"]),
         ("glm4_moe_lite", "all-linear"),
         ("youtu", "all-linear"),
+        (
+            "kimi_linear",
+            ["q_proj", "k_proj", "v_proj", "o_proj", "b_proj", "g_a_proj", "g_b_proj", "kv_b_proj"],
+        ),
         ("youtu_full_queries", "all-linear"),
         ("minicpm3", ["q_a_proj", "q_b_proj", "kv_b_proj"]),
     ],

@@ -58,10 +58,14 @@ class Experts(Struct):
     output_norm: Norm | None
     dense_norm: Norm | None  # of the dense FFN's output
     activation: int
+    is_gated: bool
     count: int
     all: int  # with the shared expert
     per_token: int
     ffn: int
+    width: int  # of what a chosen expert reads and gives
+    latent_in: LinearMap | None  # None: they read the layer's input
+    latent_entry: int  # of adapters, for it
     # How experts are chosen and weighted: see `RouterSpec`.
     router: LinearMap
     router_norm: Norm | None  # None: the router reads `norm`
@@ -77,10 +81,9 @@ class Experts(Struct):
     weights_inputs: bool
     shared_score: LinearMap | None  # None: the shared expert has weight 1
     first_entry: int  # of the layer, among the expert entries of adapters
-    maps: Structs[LinearMap]  # gate, up, down of each expert, the shared one last
-    input_map: (
-        LinearMap | None
-    )  # one that rounds rows for gate and up of all experts that take them so
+    maps: Structs[LinearMap]  # gate (or up again), up, down of each expert, the shared one last
+    # One that rounds rows for gate and up of all experts that take them so.
+    input_map: LinearMap | None
     router_scores: int  # (rows, count)
     choice: int  # the same, with the correction and without the groups that are out; or 0
     group_scores: int  # (rows, groups), where there is `choice`
@@ -100,7 +103,8 @@ class DeltaNet(Struct):
     key_size: int
     value_size: int
     log_decay: int  # (value_heads,): A_log
-    step_bias: int  # (value_heads,)
+    step_bias: int  # (value_heads,), or (value_heads, key_size) if each dimension has a decay
+    has_sigmoids: bool  # the gates of the output are sigmoids, and not SiLUs
     rate_scale: float  # the most that a state learns of a row
     is_tiled: bool  # value heads leave in another order: see `delta_net.place_of`
     norm: int  # (value_size,)

@@ -35,8 +35,8 @@ QUANT_BLOCK = 16  # columns of a quantised map that are stored together
 # gates, z, rate and decay; gate and up; q_a and kv_a.
 LINEARS = ("q", "k", "v", "z", "rate", "decay", "o", "gate", "up", "down", "q_a", "kv_a", "q_b",
            "layer_inputs", "layer_gate", "layer_out", "laurel_left", "laurel_right", "in",
-           "ssm_o")  # fmt: skip
-UNROUNDED = ("rate", "decay")  # small ones that stay floats: errors of a state's add up
+           "ssm_o", "latent_in", "latent_out", "z_b", "decay_b")  # fmt: skip
+UNROUNDED = ("rate", "decay", "decay_b")  # small ones that stay floats: errors of a state's add up
 
 # What the threads of a step share: the number of the step that runs, or 0; the number of threads
 # inside it; and for each thread whether it sleeps. Each has a cache line of its own, since different

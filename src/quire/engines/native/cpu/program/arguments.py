@@ -117,6 +117,7 @@ class Step(Struct):
     beside: (
         int  # (rows, hidden), of models with experts beside dense FFNs, or LAuReL beside attention
     )
+    latents: int  # (rows, latent_size), of models whose experts have latents
     streams: int  # (streams, rows, hidden), of models with AltUp
     tiles: int  # (tiles, 3) int64: see `attention.plan_tiles`
     tile_count: int
@@ -308,6 +309,11 @@ class GatedDeltaNet(Struct):
     rate: LinearMap  # a column for each value head
     decay: LinearMap  # the same
     entry: int  # of adapters, for q; those for the others follow
+    # Of Kimi's, whose z and decay make small vectors: what reads these; else None.
+    z_b: LinearMap | None
+    z_b_entry: int
+    decay_b: LinearMap | None
+    decay_b_entry: int
     q_conv: CausalConv
     k_conv: CausalConv
     v_conv: CausalConv
@@ -316,6 +322,8 @@ class GatedDeltaNet(Struct):
 
 DELTA_HEADS, DELTA_PROJECT_PHASES = range(INPUT_PHASES, INPUT_PHASES + 2)
 (DELTA_SLICES, DELTA_GATES, DELTA_RULE_PHASES) = range(3)
+SMALL_GATES, SMALL_DECAYS, SMALL_FINISH = 0, MAP_PHASES, 2 * MAP_PHASES
+SMALL_PHASES = SMALL_FINISH + 1
 
 
 class ShortConv(Struct):
@@ -485,6 +493,8 @@ PHASES: Mapping[str, int] = {
     "attend_int8": ATTEND_PHASES,
     "project_delta": DELTA_PROJECT_PHASES,
     "delta_rule": DELTA_RULE_PHASES,
+    "delta_gates": SMALL_PHASES,
+    "kimi_delta_rule": DELTA_RULE_PHASES,
     "short_conv": SHORT_CONV_PHASES,
     "mamba2": MAMBA2_PHASES,
     "mamba2_output": OUTPUT_PHASES,
@@ -500,7 +510,9 @@ PHASES: Mapping[str, int] = {
     "dense_down": OUTPUT_PHASES,
     "dense_beside": OUTPUT_PHASES,
     "route": ROUTE_PHASES,
+    "experts_in": MAP_PHASES,
     "add_experts": EXPERTS_PHASES,
+    "experts_out": OUTPUT_PHASES,
     "add_media": MEDIA_PHASES,
     "layer_inputs": INPUTS_PHASES,
     "layer_gate": LAYER_GATE_PHASES,

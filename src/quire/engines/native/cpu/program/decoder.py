@@ -12,7 +12,7 @@ from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.block_forms import FORMS, PACKED_BY_KERNELS
 from quire.engines.native.cpu.program.arguments import PHASES, STEP_PHASES
 from quire.engines.native.models.layers.attention import AttentionSpec
-from quire.engines.native.models.layers.delta_net import DeltaNetSpec
+from quire.engines.native.models.layers.delta_net import DeltaNetSpec, KimiDeltaSpec
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.layer import LayerSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
@@ -30,6 +30,8 @@ KERNELS = {
     "attend_int8": "program.attention_step:attend_int8",
     "project_delta": "program.delta_step:project_delta",
     "delta_rule": "program.delta_step:delta_rule",
+    "delta_gates": "program.delta_step:delta_gates",
+    "kimi_delta_rule": "program.delta_step:kimi_delta_rule",
     "short_conv": "program.short_conv_step:short_conv",
     "mamba2": "program.mamba2_step:mamba2",
     "mamba2_output": "program.mamba2_step:mamba2_output",
@@ -45,7 +47,9 @@ KERNELS = {
     "dense_down": "program.ffn_step:dense_down",
     "dense_beside": "program.ffn_step:dense_beside",
     "route": "program.ffn_step:route",
+    "experts_in": "program.ffn_step:experts_in",
     "add_experts": "program.ffn_step:add_experts",
+    "experts_out": "program.ffn_step:experts_out",
     "add_media": "program.media_step:add_media",
     "layer_inputs": "program.layer_inputs_step:layer_inputs",
     "layer_gate": "program.layer_inputs_step:layer_gate",
@@ -94,6 +98,7 @@ MIXERS: Mapping[type[TokenMixer], tuple[str, ...]] = {
     AttentionSpec: ("project", ATTEND),
     LatentAttentionSpec: ("latent_project", "latent_queries", ATTEND_LATENTS, "latent_values"),
     DeltaNetSpec: ("project_delta", "delta_rule"),
+    KimiDeltaSpec: ("project_delta", "delta_gates", "kimi_delta_rule"),
     ShortConvSpec: ("short_conv",),
     Mamba2Spec: ("mamba2",),
     AttentionAndMamba2Spec: ("project", ATTEND, "mamba2", "mamba2_output"),
@@ -151,7 +156,9 @@ def _ffn(layer: LayerSpec, spec: DecoderSpec) -> Iterator[str]:
             yield "cut_gate"
         yield "dense_beside" if layer.experts else "dense_down"
     if layer.experts:
-        yield from ("route", "add_experts")
+        latent = layer.experts.latent_size > 0
+        yield "route"
+        yield from ("experts_in", "add_experts", "experts_out") if latent else ("add_experts",)
     if spec.altup:
         yield from ("altup_correct", "layer_gate", "altup_out")
     elif spec.layer_inputs:

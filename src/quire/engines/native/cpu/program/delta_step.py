@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.delta_net import (
     delta_slice,
     finish_decays,
+    finish_key_decays,
     finish_rates,
     gated_norms,
+    kimi_delta_slice,
     normalise_lengths,
     num_slices,
     query_length,
@@ -20,6 +24,7 @@ from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import CausalConv, GatedDeltaNet, Step
 from quire.engines.native.cpu.program.linear_phases import (
     input_phases,
+    map_columns,
     normed_rows,
     quantized_rows,
 )
@@ -79,23 +84,45 @@ def _project_keys(
 
 
 @kernel
+def _decays(step: Step, own: GatedDeltaNet) -> int:
+    """Where decays are: after the rates, which begin at `step.up`."""
+    return step.up + 4 * step.rows * own.net.value_heads
+
+
+@kernel
+def _small_gates(step: Step, own: GatedDeltaNet) -> int:
+    """Where the small vectors are that gates are made of: after the decays."""
+    return _decays(step, own) + 4 * step.rows * own.net.key_heads * own.net.key_size
+
+
+@kernel
+def _small_decays(step: Step, own: GatedDeltaNet) -> int:
+    """Where those are that decays are made of."""
+    return _small_gates(step, own) + 4 * step.rows * own.z.columns
+
+
+@kernel
+def _gate_heads(own: GatedDeltaNet) -> int:
+    """How many heads the map z makes."""
+    return own.z.columns // own.net.value_size
+
+
+@kernel
 def _project_values(
     step: Step, own: GatedDeltaNet, normed: int, quantized: int, first: int, end: int
 ) -> None:
-    """Values and gates of the heads `first` to `end - 1`, counted over values and then gates."""
+    """Values and gates of the heads `first` to `end - 1`, counted over values and then gates.
+
+    The small vector that gates are made of is one more head.
+    """
     heads, size = own.net.value_heads, own.net.value_size
     if first < heads:
         _convolved_columns(step, own, own.v, _V, own.v_conv, normed, quantized, step.values,
                            first * size, min(end, heads) * size)  # fmt: skip
     first, end = max(first - heads, 0), end - heads
     if first < end:
-        _columns(step, own, own.z, _Z, normed, quantized, step.gate, first * size, end * size)
-
-
-@kernel
-def _decays(step: Step, own: GatedDeltaNet) -> int:
-    """Where decays are: after the rates, which begin at `step.up`."""
-    return step.up + 4 * step.rows * own.net.value_heads
+        out = _small_gates(step, own) if own.z_b else step.gate
+        _columns(step, own, own.z, _Z, normed, quantized, out, first * size, end * size)
 
 
 @kernel
@@ -106,7 +133,8 @@ def _project_task(
 
     The task that computes a head also convolves it, while it is in the cache.
     """
-    net, keys, values = own.net, 2 * own.net.key_heads, 2 * own.net.value_heads
+    net, keys = own.net, 2 * own.net.key_heads
+    values = net.value_heads + _gate_heads(own)
     if first < keys:
         _project_keys(step, own, normed, quantized, first, min(end, keys))
     if max(first, keys) < min(end, keys + values):
@@ -117,8 +145,10 @@ def _project_task(
         _columns(step, own, own.rate, _RATE, normed, quantized, step.up, 0, heads)
         finish_rates(net, step.up, step.rows)
     if rates + 1 < end:
-        _columns(step, own, own.decay, _DECAY, normed, quantized, _decays(step, own), 0, heads)
-        finish_decays(net, _decays(step, own), step.rows)
+        out = _small_decays(step, own) if own.decay_b else _decays(step, own)
+        _columns(step, own, own.decay, _DECAY, normed, quantized, out, 0, own.decay.columns)
+        if not own.decay_b:
+            finish_decays(net, out, step.rows)
 
 
 @kernel
@@ -132,7 +162,7 @@ def project_delta(thread: int, step: Step, own: GatedDeltaNet, first_phase: int)
     normed = input_phases(thread, step, x, own.norm, quantized_map, own.entry, _MAPS_OF_X,
                           first_phase)  # fmt: skip
     phase = first_phase + arguments.DELTA_HEADS
-    units = 2 * own.net.key_heads + 2 * own.net.value_heads + 2
+    units = 2 * own.net.key_heads + own.net.value_heads + _gate_heads(own) + 2
     counters, tasks = counters_of(step, phase), num_tasks(step, units)
     task = take_task(counters)
     if task < tasks and not normed:
@@ -145,42 +175,71 @@ def project_delta(thread: int, step: Step, own: GatedDeltaNet, first_phase: int)
     wait_for_phase(step, phase, tasks)
 
 
-# ---- the rule
-
-
 @kernel
-def _run_slice(thread: int, step: Step, own: GatedDeltaNet, unit: int) -> None:
-    """One slice of one sequence's state."""
-    net, sequence = own.net, unit % step.sequences
-    row, rows = sequence_rows(step, sequence)
-    keys, heads = 4 * row * net.key_heads * net.key_size, 4 * row * net.value_heads
-    values = heads * net.value_size
-    delta_slice(net, unit // step.sequences, step.queries + keys, step.keys + keys,
-                step.values + values, step.up + heads, _decays(step, own) + heads, rows,
-                step.state_stride, get_int32(step.state_slots, sequence), saves_of(step, row),
-                begins(step, row), step.attention_out + values,
-                scratch_of(thread, step))  # fmt: skip
-
-
-@kernel
-def delta_rule(thread: int, step: Step, own: GatedDeltaNet, first_phase: int) -> None:
-    """The rule, and the norm and the gate of what queries find, in `step.attention_out`."""
-    net, rows = own.net, step.rows
-    phase = first_phase + arguments.DELTA_SLICES
-    units = num_slices(net) * step.sequences
+def delta_gates(thread: int, step: Step, own: GatedDeltaNet, first_phase: int) -> None:
+    """Gates and decays of their small vectors."""
+    net, rows, z_b, decay_b = own.net, step.rows, own.z_b, own.decay_b
+    if z_b:
+        map_columns(thread, step, z_b, own.z_b_entry, _small_gates(step, own), step.gate, NO,
+                    first_phase + arguments.SMALL_GATES)  # fmt: skip
+    if decay_b:
+        map_columns(thread, step, decay_b, own.decay_b_entry, _small_decays(step, own),
+                    _decays(step, own), NO, first_phase + arguments.SMALL_DECAYS)  # fmt: skip
+    phase, units = first_phase + arguments.SMALL_FINISH, rows * net.value_heads
     counters, tasks = counters_of(step, phase), num_tasks(step, units)
     task = take_task(counters)
     while task < tasks:
         first, end = task_range(task, tasks, units, 1)
-        # Sequences of one slice follow each other: each task has some of long ones and of short ones.
-        for unit in range(first, end):
-            _run_slice(thread, step, own, unit)
+        finish_key_decays(net, _decays(step, own), first, end)
         task = next_task(counters)
     wait_for_phase(step, phase, tasks)
-    phase = first_phase + arguments.DELTA_GATES
-    counters, tasks = counters_of(step, phase), num_tasks(step, rows * net.value_heads)
-    task = take_task(counters)
-    while task < tasks:
-        gated_norms(task, tasks, net, step.attention_out, step.gate, rows)
-        task = next_task(counters)
-    wait_for_phase(step, phase, tasks)
+
+
+# ---- the rule
+
+
+def _make_rule(by_key: bool) -> Any:
+    """The operation for a decay of each head, or of each dimension of its key."""
+    slice_of = kimi_delta_slice if by_key else delta_slice
+
+    @kernel
+    def run_slice(thread: int, step: Step, own: GatedDeltaNet, unit: int) -> None:
+        """One slice of one sequence's state."""
+        net, sequence = own.net, unit % step.sequences
+        row, rows = sequence_rows(step, sequence)
+        keys, heads = 4 * row * net.key_heads * net.key_size, 4 * row * net.value_heads
+        values = heads * net.value_size
+        decays = _decays(step, own) + (keys if by_key else heads)
+        slice_of(net, unit // step.sequences, step.queries + keys, step.keys + keys,
+                 step.values + values, step.up + heads, decays, rows, step.state_stride,
+                 get_int32(step.state_slots, sequence), saves_of(step, row), begins(step, row),
+                 step.attention_out + values, scratch_of(thread, step))  # fmt: skip
+
+    @kernel
+    def rule(thread: int, step: Step, own: GatedDeltaNet, first_phase: int) -> None:
+        """The rule, and the norm and the gate of what queries find, in `step.attention_out`."""
+        net, rows = own.net, step.rows
+        phase = first_phase + arguments.DELTA_SLICES
+        units = num_slices(net) * step.sequences
+        counters, tasks = counters_of(step, phase), num_tasks(step, units)
+        task = take_task(counters)
+        while task < tasks:
+            first, end = task_range(task, tasks, units, 1)
+            # Sequences of one slice follow each other: each task has some of long ones and of short ones.
+            for unit in range(first, end):
+                run_slice(thread, step, own, unit)
+            task = next_task(counters)
+        wait_for_phase(step, phase, tasks)
+        phase = first_phase + arguments.DELTA_GATES
+        counters, tasks = counters_of(step, phase), num_tasks(step, rows * net.value_heads)
+        task = take_task(counters)
+        while task < tasks:
+            gated_norms(task, tasks, net, step.attention_out, step.gate, rows)
+            task = next_task(counters)
+        wait_for_phase(step, phase, tasks)
+
+    return rule
+
+
+delta_rule = _make_rule(False)
+kimi_delta_rule = _make_rule(True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout, simd
-from quire.engines.native.cpu.kernels.activations import gate_columns
+from quire.engines.native.cpu.kernels.activations import activate_columns, gate_columns
 from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, SCRATCH_ROWS
 from quire.engines.native.cpu.kernels.linear import (
@@ -144,19 +144,24 @@ def _needs_floats(gate: LinearMap, up: LinearMap, adapters: LoraBatch | None) ->
 
 @kernel
 def experts_gate(
-    part: int, parts: int, group: int, groups: int, thread: int, experts: Experts, x: int,
-    rounded: int, hidden: int, gate: int, up: int, scratch: int, quantized: int,
+    part: int, parts: int, group: int, groups: int, thread: int, experts: Experts, latents: int,
+    x: int, rounded: int, hidden: int, gate: int, up: int, scratch: int, quantized: int,
     adapters: LoraBatch | None,
 ) -> None:  # fmt: skip
     """One of `parts` parts of the columns of gate and up, for every `groups`-th expert from `group`.
 
-    x is (rows, hidden), and `rounded` the same rounded by `experts.input_map`, or 0: then each task rounds
-    for itself. `gate` and `up` receive the values of the grouped rows. `scratch` has room for
+    `gate` receives what `experts_down` reads. Without gates, that is the activation of up.
+
+    x is (rows, hidden), which the shared expert reads, and `latents` (rows, experts.width), which the others
+    do: the same as x if they are not latents. `rounded` is the same rounded by `experts.input_map`, or 0: then
+    each task rounds for itself. `gate` and `up` receive the values of the grouped rows. `scratch` has room for
     SCRATCH_ROWS of x, `quantized` for as many quantised ones.
     """
     starts = experts.starts
     expert = group
     while expert < experts.all:
+        is_chosen = expert < experts.count
+        inputs, size = latents if is_chosen else x, experts.width if is_chosen else hidden
         gate_map, up_map = _expert_map(experts, expert, _GATE), _expert_map(experts, expert, _UP)
         quantized_map = quantized_map_of(gate_map, up_map)
         columns = gate_map.columns
@@ -169,19 +174,23 @@ def experts_gate(
             shares = rounded != 0 and is_quantized(quantized_map)
             source, codes = 0, 0
             if not shares or _needs_floats(gate_map, up_map, adapters):
-                source = _inputs(experts, expert, x, hidden, row, count, scratch)
+                source = _inputs(experts, expert, inputs, size, row, count, scratch)
             if shares:
                 codes = _gather(rounded, quantized_map.row_bytes // 4, rows_of, count, quantized)
             else:
                 codes = _quantized(quantized_map, source, count, quantized)
             offset = _gate_offset(experts, expert, row)
-            linear_columns(source, codes, count, gate_map, gate + offset, first, end, NO)
-            linear_columns(source, codes, count, up_map, up + offset, first, end, NO)
-            add_inner_lora(adapters, thread, _entry(experts, expert, _GATE), source, rows_of, 0,
-                           count, gate + offset, columns, first, end)  # fmt: skip
+            up_out = (up if experts.is_gated else gate) + offset
+            linear_columns(source, codes, count, up_map, up_out, first, end, NO)
             add_inner_lora(adapters, thread, _entry(experts, expert, _UP), source, rows_of, 0,
-                           count, up + offset, columns, first, end)  # fmt: skip
-            gate_columns(experts.activation, gate + offset, up + offset, count, columns, first, end)
+                           count, up_out, columns, first, end)  # fmt: skip
+            if experts.is_gated:
+                linear_columns(source, codes, count, gate_map, gate + offset, first, end, NO)
+                add_inner_lora(adapters, thread, _entry(experts, expert, _GATE), source, rows_of, 0,
+                               count, gate + offset, columns, first, end)  # fmt: skip
+                gate_columns(experts.activation, gate + offset, up_out, count, columns, first, end)
+            else:
+                activate_columns(experts.activation, None, up_out, count, columns, first, end)
             row += count
         expert += groups
 
@@ -220,11 +229,12 @@ def round_gated(task: int, tasks: int, experts: Experts, gate: int, up: int) -> 
 @kernel
 def experts_down(
     task: int, tasks: int, thread: int, experts: Experts, hidden: int, gate: int, rounded: int,
-    out: int, scratch: int, quantized: int, adapters: LoraBatch | None,
+    latents: int, out: int, scratch: int, quantized: int, adapters: LoraBatch | None,
 ) -> None:  # fmt: skip
     """Add the weighted outputs of all experts to some columns of out (rows, hidden).
 
-    Inputs that were weighted leave outputs as they are.
+    Those of chosen experts are added to `latents` (rows, experts.width): the same as out if they are not
+    latents. Inputs that were weighted leave outputs as they are.
 
     A task has its columns of every expert, and adds the experts one after another: so no two threads
     add to one number, and the order of the sum is fixed. `gate` as `experts_gate` left it,
@@ -233,8 +243,10 @@ def experts_down(
     """
     starts, rows_of = experts.starts, experts.grouped_rows
     weights_of = experts.grouped_weights
-    first, end = task_range(task, tasks, hidden, COLUMN_GRAIN)
     for expert in range(experts.all):
+        is_chosen = expert < experts.count
+        total, size = latents if is_chosen else out, experts.width if is_chosen else hidden
+        first, end = task_range(task, tasks, size, COLUMN_GRAIN)
         row, last = get_int64(starts, expert), get_int64(starts, expert + 1)
         down_map = _expert_map(experts, expert, _DOWN)
         while row < last:
@@ -247,14 +259,14 @@ def experts_down(
                 codes = _quantized(down_map, source, count, quantized)
             linear_columns(source, codes, count, down_map, scratch, first, end, NO)
             add_inner_lora(adapters, thread, _entry(experts, expert, _DOWN), source,
-                           rows_of + 4 * row, 0, count, scratch, hidden, first, end)  # fmt: skip
-            # The product lies in scratch, since rows of different experts add to one row of out.
+                           rows_of + 4 * row, 0, count, scratch, size, first, end)  # fmt: skip
+            # The product lies in scratch, since rows of different experts add to one row.
             for i in range(count):
-                target = out + 4 * hidden * get_int32(rows_of, row + i)
+                target = total + 4 * size * get_int32(rows_of, row + i)
                 weight = 1.0
                 if not experts.weights_inputs:
                     weight = get_float32(weights_of, row + i)
-                _add_weighted(scratch + 4 * hidden * i, weight, target, first, end)
+                _add_weighted(scratch + 4 * size * i, weight, target, first, end)
             row += count
 
 

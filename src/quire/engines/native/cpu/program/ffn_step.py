@@ -19,7 +19,7 @@ from quire.engines.native.cpu.kernels.rowwise import (
 )
 from quire.engines.native.cpu.kernels.simd import NO, get_int64
 from quire.engines.native.cpu.program import arguments
-from quire.engines.native.cpu.program.arguments import DenseFfn, LoraBatch, Step
+from quire.engines.native.cpu.program.arguments import DenseFfn, LoraBatch, Output, Step
 from quire.engines.native.cpu.program.expert_ffns import (
     experts_down,
     experts_gate,
@@ -215,14 +215,33 @@ def _rounded_gate(step: Step, experts: Experts, phase: int) -> int:
 
 
 @kernel
+def experts_in(thread: int, step: Step, experts: Experts, phase: int) -> None:
+    """`step.latents` = what the chosen experts read."""
+    x, latent_in = phase_input(step, step.residual, experts.norm), experts.latent_in
+    if latent_in:
+        map_columns(thread, step, latent_in, experts.latent_entry, x, step.latents, NO, phase)
+
+
+@kernel
+def experts_out(thread: int, step: Step, own: Output, phase: int) -> None:
+    """Add the map of the sum of the chosen experts to the residual stream."""
+    add_to_residual(thread, step, own, step.latents, phase)
+
+
+@kernel
 def add_experts(thread: int, step: Step, experts: Experts, phase: int) -> None:
-    """Add the FFNs of all experts to the residual stream: at once, or after a norm or a scale."""
+    """Add the FFNs of all experts to the residual stream: at once, or after a norm or a scale.
+
+    If the chosen experts read latents, only the shared one is added, and the others' sum is left there.
+    """
     hidden, scratch = step.hidden, scratch_of(thread, step)
     x = phase_input(step, step.residual, experts.norm)
+    latents = step.latents if experts.latent_in else x
     quantized = scratch + step.scratch_quantized
-    # Many rows are rounded once for all experts and all tasks; few cost less than a phase.
+    # Many rows are rounded once for all experts and all tasks; few cost less than a phase. Latents are
+    # another input than the shared expert's.
     rounded = 0
-    if experts.input_map and prepared_in_phase(step, step.rows):
+    if experts.input_map and not experts.latent_in and prepared_in_phase(step, step.rows):
         quantize_phase(step, experts.input_map, x, step.rows, phase + arguments.EXPERTS_ROWS)
         rounded = step.quantized
     counters = counters_of(step, phase + arguments.EXPERTS_GATE)
@@ -231,14 +250,15 @@ def add_experts(thread: int, step: Step, experts: Experts, phase: int) -> None:
     groups = max(1, num_tasks(step, experts.all) // parts)
     task = take_task(counters)
     while task < parts * groups:
-        experts_gate(task // groups, parts, task % groups, groups, thread, experts, x, rounded,
+        experts_gate(task // groups, parts, task % groups, groups, thread, experts, latents, x, rounded,
                      hidden, step.gate, step.up, scratch, quantized, step.adapters)  # fmt: skip
         task = next_task(counters)
     wait_for_phase(step, phase + arguments.EXPERTS_GATE, parts * groups)
     rounded = _rounded_gate(step, experts, phase + arguments.EXPERTS_GATED)
     apart = is_added_apart(step, experts.post_norm)
-    # `normed` is free for the sum: every expert has read its rows.
+    # `normed` and `latents` are free for sums: every expert has read its rows.
     out = step.normed if apart else step.residual
+    latents = step.latents if experts.latent_in else out
     counters = counters_of(step, phase + arguments.EXPERTS_DOWN)
     tasks = num_tasks(step, hidden // COLUMN_GRAIN + 1)
     task = take_task(counters)
@@ -246,7 +266,10 @@ def add_experts(thread: int, step: Step, experts: Experts, phase: int) -> None:
         if apart:
             first, end = task_range(task, tasks, hidden, COLUMN_GRAIN)
             clear_columns(out, step.rows, hidden, first, end)
-        experts_down(task, tasks, thread, experts, hidden, step.gate, rounded, out, scratch,
+        if experts.latent_in:
+            first, end = task_range(task, tasks, experts.width, COLUMN_GRAIN)
+            clear_columns(latents, step.rows, experts.width, first, end)
+        experts_down(task, tasks, thread, experts, hidden, step.gate, rounded, latents, out, scratch,
                      quantized, step.adapters)  # fmt: skip
         task = next_task(counters)
     wait_for_phase(step, phase + arguments.EXPERTS_DOWN, tasks)

@@ -13,12 +13,12 @@ from quire.engines.native.cpu.tables.maps import layer_norm_of, linear_map, lora
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, is_bfloat16
-from quire.engines.native.models.layers.delta_net import DeltaNetSpec
+from quire.engines.native.models.layers.delta_net import DeltaNetSpec, KimiDeltaSpec
 from quire.weights.safetensors import widen
 
 
 def delta_net(weights: Weights, layer: int, memory: LayerMemory) -> GatedDeltaNet:
-    """What `project_delta` and `delta_rule` are told."""
+    """What `project_delta`, `delta_gates` and the rule are told."""
     tensors, made = weights.layers[layer], GatedDeltaNet()
     mixer = weights.spec.layers[layer].mixer
     assert isinstance(mixer, DeltaNetSpec)
@@ -26,6 +26,10 @@ def delta_net(weights: Weights, layer: int, memory: LayerMemory) -> GatedDeltaNe
     made.q, made.k, made.v = (linear_map(tensors, role) for role in ("q", "k", "v"))
     made.z, made.rate, made.decay = (linear_map(tensors, role) for role in ("z", "rate", "decay"))
     made.entry = lora_entry(layer, "q")
+    is_kimis = isinstance(mixer, KimiDeltaSpec)
+    if is_kimis:
+        made.z_b, made.decay_b = linear_map(tensors, "z_b"), linear_map(tensors, "decay_b")
+        made.z_b_entry, made.decay_b_entry = lora_entry(layer, "z_b"), lora_entry(layer, "decay_b")
     states = memory.states.address(layer)
     convs: list[CausalConv] = []
     for part in ("q", "k", "v"):
@@ -36,7 +40,7 @@ def delta_net(weights: Weights, layer: int, memory: LayerMemory) -> GatedDeltaNe
     net.key_heads, net.value_heads = mixer.key_heads, mixer.value_heads
     net.key_size, net.value_size = mixer.key_size, mixer.value_size
     net.log_decay, net.step_bias = map(address_of, (tensors["log_decay"], tensors["step_bias"]))
-    net.is_tiled = mixer.tiled_output
+    net.is_tiled, net.has_sigmoids = mixer.tiled_output, is_kimis
     net.rate_scale, net.norm_eps = mixer.rate_scale, mixer.norm_eps
     net.norm, net.states = address_of(tensors["mixer_norm"]), states
     return made

@@ -76,6 +76,10 @@ def sparse_ffn(weights: Weights, layer: int, scratch: ExpertScratch | None) -> E
     assert spec is not None
     assert scratch is not None
     made = make_experts(spec, tensors, scratch)
+    made.width = spec.width(weights.spec.hidden_size)
+    if spec.latent_size:
+        made.latent_in = linear_map(tensors, "latent_in")
+        made.latent_entry = lora_entry(layer, "latent_in")
     made.norm = layer_norm_of(weights, layer, "ffn_norm")
     if own.ffn:  # beside it
         made.norm, made.output_norm, made.dense_norm = (
@@ -120,7 +124,7 @@ def make_experts(spec: ExpertsSpec, tensors: Mapping[str, Any], scratch: ExpertS
     """The experts of one layer. Tensors and scratch must live as long as they are in use."""
     made, router = Experts(), spec.router
     made.count, made.all, made.per_token = spec.count, spec.total, spec.per_token
-    made.ffn = spec.ffn_size
+    made.ffn, made.is_gated = spec.ffn_size, spec.gated
     made.router, made.scores = linear_map(tensors, "router"), _SCORES[router.scores]
     made.is_normalised, made.least_sum = router.normalised, router.least_sum
     made.scale, made.weights_inputs = router.scale, router.weights_inputs
@@ -130,7 +134,8 @@ def make_experts(spec: ExpertsSpec, tensors: Mapping[str, Any], scratch: ExpertS
     made.is_best_only = router.group_score == "best"
     if spec.shared_gated:
         made.shared_score = linear_map(tensors, "shared_score")
-    roles = [f"experts.{i}.{role}" for i in range(made.all) for role in ("gate", "up", "down")]
+    first = spec.maps[0]
+    roles = [f"experts.{i}.{role}" for i in range(made.all) for role in (first, "up", "down")]
     made.maps = Structs(LinearMap, len(roles))
     for one, role in zip(made.maps, roles, strict=True):
         fill_map(one, tensors[role], tensors.get(f"{role}_bias"))

@@ -53,8 +53,11 @@ _SECOND_HALVES = {
     "altup_out": ("layer_gate",),
     "altup_correct": ("altup_predict",),
     "cut_gate": ("dense_gate",),
+    "experts_in": ("route",),
     "add_experts": ("route",),
     "delta_rule": ("project_delta",),
+    "delta_gates": ("project_delta",),
+    "kimi_delta_rule": ("project_delta",),
     "latent_queries": ("latent_project",),
     "latent_values": ("latent_project",),
 }
@@ -79,6 +82,7 @@ _LAYERS: dict[str, _Fill] = {
     "altup_predict": lambda weights, layer, _: altup(weights, layer),
     "laurel": lambda weights, layer, _: laurel(weights, layer),
     "layer_gate": lambda weights, layer, _: layer_gate(weights, layer),
+    "experts_out": lambda weights, layer, _: output_of(weights, layer, "latent_out", None),
     "route": lambda weights, layer, memory: sparse_ffn(weights, layer, memory.expert_scratch),
 }
 """What fills the arguments of a layer's operations; the others have those of the one before."""
@@ -98,6 +102,8 @@ def scratch_widths(spec: DecoderSpec) -> dict[str, int]:
         widths["layer_inputs"] = spec.num_layers * spec.layer_inputs.size
     if spec.altup or any(layer.experts and layer.ffn for layer in spec.layers):
         widths["beside"] = spec.hidden_size
+    if spec.experts and spec.experts.latent_size:
+        widths["latents"] = spec.experts.latent_size
     if spec.altup:
         widths["streams"] = spec.altup.streams * spec.hidden_size
         # The maps of the last operation leave what they make there.
@@ -219,6 +225,7 @@ class ModelTables:
             max(
                 spec.hidden_size,
                 spec.layer_inputs.size if spec.layer_inputs else 0,
+                spec.experts.latent_size if spec.experts else 0,
                 *(one.widths.get("scratch", 0) for one in mixers),
             ),
         )

@@ -329,24 +329,23 @@ class _LoraReader:
         """Take over a pair of a parameter with all experts of a layer.
 
         It is as peft's `ParamWrapper` has it: the rows of A belong to one expert after the other, and
-        the columns of B to all experts in turn. Which of the two parameters it is, its shape says.
+        the columns of B to all experts in turn.
         """
-        spec = self._weights.spec.experts
+        spec, config = self._weights.spec.experts, self._adapter.config
         assert spec is not None
-        hidden, size, count = self._weights.spec.hidden_size, spec.ffn_size, spec.count
-        by_shape = {(2 * size, hidden): ("gate", "up"), (hidden, size): ("down",)}
-        shape = (pair.b.shape[0], pair.a.shape[1])
+        assert config is not None
+        width, size, count = spec.width(self._weights.spec.hidden_size), spec.ffn_size, spec.count
+        roles = spec.maps[-1:] if config.parameter_of(module) == "down_proj" else spec.maps[:-1]
+        wanted = (width, size) if roles == ("down",) else (len(roles) * size, width)
+        shape, rank = (pair.b.shape[0], pair.a.shape[1]), config.rank_of(module)
         # peft takes the dimensions of a parameter for (experts, out, in), and some models have it
         # the other way round.
-        is_transposed = shape not in by_shape
-        roles = by_shape.get(shape[::-1] if is_transposed else shape)
-        assert self._adapter.config is not None
-        rank = self._adapter.config.rank_of(module)
-        if roles is None or len(pair.a) != rank * count:
+        is_transposed = shape != wanted
+        if shape not in (wanted, wanted[::-1]) or len(pair.a) != rank * count:
             raise AdapterError(
                 f"The adapter {self._adapter.path} changes {module} as {len(pair.a) // rank} "
-                f"matrices of shape {list(shape)}, but the model has {count} experts of shapes "
-                f"{' and '.join(str(list(one)) for one in by_shape)}. It may belong to another model."
+                f"matrices of shape {list(shape)}, but the model has {count} experts of shape "
+                f"{list(wanted)}. It may belong to another model."
             )
         for expert in range(count):
             a, b = pair.a[expert * rank : (expert + 1) * rank], pair.b[:, expert::count]

@@ -40,6 +40,9 @@ class DeltaNetNames:
     log_decay: str = "linear_attn.A_log"
     step_bias: str = "linear_attn.dt_bias"
     norm: str = "linear_attn.norm"
+    z_b: str = ""
+    decay_b: str = ""
+    """The second maps of gates and decays that are made in two steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,13 @@ class DeltaNetSpec(StateMixer):
             "keys": self.key_width,
             "values": self.out_size,
             "gate": self.out_size,
-            "up": 2 * self.value_heads,
+            "up": self.value_heads + self.decays,
         }
+
+    @property
+    def decays(self) -> int:
+        """How many decays a row has."""
+        return self.value_heads
 
     def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
         """Its tensors in one layer, whose names begin with `prefix`."""
@@ -106,9 +114,12 @@ class DeltaNetSpec(StateMixer):
         shape = (hidden, self.out_size)
         yield TensorSpec("o", f"{prefix}{names.o}.weight", shape, columns=self._output_columns())
         yield from self._conv(prefix)
-        yield TensorSpec("log_decay", f"{prefix}{names.log_decay}", (self.value_heads,))
-        yield TensorSpec("step_bias", f"{prefix}{names.step_bias}", (self.value_heads,))
+        yield self._log_decay(f"{prefix}{names.log_decay}")
+        yield TensorSpec("step_bias", f"{prefix}{names.step_bias}", (self.decays,))
         yield TensorSpec("mixer_norm", f"{prefix}{names.norm}.weight", (self.value_size,))
+
+    def _log_decay(self, name: str) -> TensorSpec:
+        return TensorSpec("log_decay", name, (self.value_heads,))
 
     def _output_columns(self) -> Rows:
         """Where the columns of the output map are in a folder's; none if they are as there."""
@@ -148,3 +159,47 @@ class DeltaNetSpec(StateMixer):
                 starts = range(first, whole, whole // groups)
                 return name, tuple((start, start + size) for start in starts), whole
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class KimiDeltaSpec(DeltaNetSpec):
+    """Kimi Delta Attention (arXiv 2510.26692): each dimension of a key has a decay of its own.
+
+    A layer has as many key heads as value heads, of one size. Decays and the output's gate are each made in two
+    steps, by a vector of the size of a head: `decay` and `z` make those, and `decay_b` and `z_b` make of them what
+    is wanted. The gate is a sigmoid.
+    """
+
+    @property
+    def decays(self) -> int:
+        return self.key_width
+
+    @property
+    def rank(self) -> int:
+        """The size of the small vectors."""
+        return self.value_size
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {
+            "queries": self.key_width,
+            "keys": self.key_width,
+            "values": self.out_size,
+            "gate": self.out_size,
+            "up": self.value_heads + self.decays + 2 * self.rank,
+            "scratch": self.key_size,
+        }
+
+    def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
+        """Its tensors in one layer: also `z_b` and `decay_b`."""
+        yield from DeltaNetSpec.tensors(self, prefix, hidden)
+        for role, rows in (("z_b", self.out_size), ("decay_b", self.decays)):
+            name = getattr(self.names, role)
+            yield TensorSpec(role, f"{prefix}{name}.weight", (rows, self.rank))
+
+    def _log_decay(self, name: str) -> TensorSpec:
+        stored = (1, 1, self.value_heads, 1)
+        return TensorSpec("log_decay", name, (self.value_heads,), stored=stored)
+
+    def _map_rows(self) -> dict[str, int]:
+        return {**DeltaNetSpec._map_rows(self), "z": self.rank, "decay": self.rank}

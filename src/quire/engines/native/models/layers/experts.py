@@ -18,7 +18,8 @@ class ExpertNames:
     """Names of a sparse FFN's tensors after the layer's prefix; those of expert i in `experts`.
 
     A folder has the maps of each expert in tensors of their own, or all experts in one tensor (the
-    `fused` names, without `.weight`): gate and up (experts, 2 * ffn_size, hidden), down (experts, hidden, ffn_size).
+    `fused` names, without `.weight`): gate and up (experts, 2 * ffn_size, hidden), or up alone where there is no
+    gate, and down (experts, hidden, ffn_size).
     Biases of fused tensors are called as these are, with `_bias` after it.
     """
 
@@ -33,8 +34,11 @@ class ExpertNames:
     shared_score: str = "mlp.shared_expert_gate"
     shared_gate_up: str = ""
     """The tensor of the shared expert in which gate and up are fused; empty if they are separate."""
+    shared_gate: str = ""
+    shared_up: str = ""
+    """The shared expert's gate and up after `shared`, if they have other names than those of experts."""
     shared_down: str = ""
-    """The shared expert's down, if it has another name than those of experts."""
+    """The same of its down, as a whole name."""
     fused_router: str = "mlp.gate"
     fused_correction: str = ""
     """Where the bias of the choice is in folders whose experts are fused, if it is elsewhere."""
@@ -50,6 +54,9 @@ class ExpertNames:
     """Folders have them in either order; where both fit, gate and up are rows."""
     fused_interleaved: bool = False
     """In the fused tensor, the rows of gate and up alternate."""
+    latent_in: str = ""
+    latent_out: str = ""
+    """The maps around experts with a `latent_size`."""
     router_norm: str = ""
     """The weights of a norm of the router's own: the whole name."""
     expert_scales: str = ""
@@ -100,7 +107,7 @@ class RouterSpec:
 
 @dataclass(frozen=True, slots=True)
 class ExpertsSpec:
-    """A sparse FFN: `per_token` of `count` gated FFNs, chosen by a router.
+    """A sparse FFN: `per_token` of `count` FFNs, with gates or without, chosen by a router.
 
     A shared expert of `shared_size` (0 for none) runs for every token. Several of one size are one
     that is wider.
@@ -110,10 +117,14 @@ class ExpertsSpec:
     per_token: int
     ffn_size: int
     activation: Activation = "silu"
+    gated: bool = True
     router: RouterSpec = RouterSpec()
     shared_size: int = 0
     shared_gated: bool = False
     """The shared expert is weighted by the sigmoid of a score of its own."""
+    latent_size: int = 0
+    """The chosen experts read a smaller vector that a map makes of the input, and another map is applied to
+    their sum; 0 if they read the input itself. The router and the shared expert always do."""
     biases: bool = False
     """The linear maps of the router and of the experts have biases."""
     names: ExpertNames = ExpertNames()
@@ -124,14 +135,23 @@ class ExpertsSpec:
         return self.per_token * self.ffn_size + self.shared_size
 
     @property
+    def maps(self) -> tuple[str, ...]:
+        """The linear maps of an expert, by role."""
+        return ("gate", "up", "down") if self.gated else ("up", "down")
+
+    def width(self, hidden: int) -> int:
+        """The size of what a chosen expert reads and gives, in a model of this hidden size."""
+        return self.latent_size or hidden
+
+    @property
     def total(self) -> int:
         """How many experts there are, with the shared one."""
         return self.count + bool(self.shared_size)
 
     def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
-        """The tensors of one layer: `router`, and as there are `router_correction`, `router_norm` and
-        `expert_scales`; `experts.<i>.gate`, `.up` and `.down` and, with a shared expert, `shared_score` if
-        it is gated and, as the expert after the last, its three.
+        """The tensors of one layer: `router`, and as there are `router_correction`, `router_norm`,
+        `expert_scales`, `latent_in` and `latent_out`; `experts.<i>.gate` if there are gates, `.up` and `.down` and, with a shared expert,
+        `shared_score` if it is weighted and, as the expert after the last, its own.
         """
         names, count = self.names, self.count
         whole = (count, hidden)
@@ -146,8 +166,12 @@ class ExpertsSpec:
             yield TensorSpec("router_norm", name, (hidden,), factor=hidden**-0.5)
         if self.router.scales_experts:
             yield TensorSpec("expert_scales", f"{prefix}{names.expert_scales}", (count,))
+        if self.latent_size:
+            shape = (self.latent_size, hidden)
+            yield TensorSpec("latent_in", f"{prefix}{names.latent_in}.weight", shape)
+            yield TensorSpec("latent_out", f"{prefix}{names.latent_out}.weight", shape[::-1])
         for expert in range(count):
-            yield from self._expert_tensors(prefix, hidden, expert)
+            yield from self._expert_tensors(prefix, self.width(hidden), expert)
         if self.shared_size:
             yield from self._shared_tensors(prefix, hidden)
 
@@ -172,7 +196,9 @@ class ExpertsSpec:
         names, size = self.names, self.shared_size
         if self.shared_gated:
             yield TensorSpec("shared_score", f"{prefix}{names.shared_score}.weight", (1, hidden))
-        for index, (role, name) in enumerate((("gate", names.gate), ("up", names.up))):
+        for index, role in enumerate(self.maps[:-1]):
+            own = {"gate": names.shared_gate or names.gate, "up": names.shared_up or names.up}
+            name = own[role]
             role, full = f"experts.{self.count}.{role}", f"{prefix}{names.shared}{name}.weight"
             if names.shared_gate_up:
                 full, rows = (
@@ -188,13 +214,15 @@ class ExpertsSpec:
     def _expert_tensors(self, prefix: str, hidden: int, expert: int) -> Iterator[TensorSpec]:
         names, size = self.names, self.ffn_size
         own = f"{prefix}{names.experts.format(expert)}"
-        first, step = 2 * size * expert, 2 if names.fused_interleaved else 1
-        up = first + (1 if names.fused_interleaved else size)
+        first_maps = len(self.maps) - 1  # gate and up lie in one fused tensor
+        both = first_maps * size
+        first, step = both * expert, first_maps if names.fused_interleaved else 1
+        up = first + (1 if names.fused_interleaved else size) * (first_maps - 1)
         for role, name, shape, index, rows, first_row, apart in (
-            ("gate", names.gate, (size, hidden), 0, 2 * size, first, step),
-            ("up", names.up, (size, hidden), 0, 2 * size, up, step),
+            ("gate", names.gate, (size, hidden), 0, both, first, step),
+            ("up", names.up, (size, hidden), 0, both, up, step),
             ("down", names.down, (hidden, size), 1, hidden, hidden * expert, 1),
-        ):
+        )[-len(self.maps) :]:
             stack, full = (self.count, rows), f"experts.{expert}.{role}"
             fused = ((names.fused_gate_up, names.fused_down), names.also_fused)
             places = [f"{prefix}{pair[index]}" for pair in fused if pair is not None]
