@@ -17,7 +17,6 @@ from benchmarks.measure import report, table
 from benchmarks.models import qwen2_26m
 from benchmarks.peers import limits
 from benchmarks.peers.prompts import PromptMaker
-from benchmarks.peers.worker import Prompt
 from quire import ChatModel
 
 BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0}
@@ -36,7 +35,7 @@ def main() -> None:
     found: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in BYTES}
     for _ in range(rounds + 1):
         for kind, model in models.items():
-            read = min(read_seconds(machine) for _ in range(3)) / limits.READ_BYTES
+            read = min(machine.seconds(limits.READ) for _ in range(3)) / limits.READ_BYTES
             short, long = (token_seconds(model, prompts, size) for size in (SHORT, LONG))
             found[kind].append((short, long, read))
     rows: list[list[object]] = []
@@ -68,13 +67,6 @@ def make_model(folder: str, kind: str) -> ChatModel:
         "native_kv_cache_dtype": kind,
     }
     return ChatModel(arguments)
-
-
-def read_seconds(machine: limits.Limits) -> float:
-    """Seconds in which all cores read `READ_BYTES`."""
-    began = time.perf_counter()
-    machine.generate([Prompt(limits.READ, [])], 1, None)
-    return time.perf_counter() - began
 
 
 def token_seconds(model: ChatModel, prompts: PromptMaker, size: int) -> float:

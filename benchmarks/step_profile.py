@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import report, table
 from benchmarks.models import QWEN2_26M, qwen2_26m
-from benchmarks.peers.limits import Limits
-from benchmarks.peers.limits import measure as measure_limits
-from benchmarks.peers.worker import Prompt as Question
+from benchmarks.peers import limits
 from quire.engines.native.cpu.memory.kv_cache import KV_KINDS
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import PHASES
@@ -83,18 +81,6 @@ def limits_of(streams: int, bytes_each: float, read: float, multiply: float) -> 
         name: 1e3 * max(count * bytes_each / read, 2 * count * streams / multiply)
         for name, count in weights_of().items()
     }
-
-
-def machine_limits() -> tuple[float, float]:
-    """Bytes and float32 operations a second of all cores together, as the peers' benchmark measures them."""
-    machine = Limits()
-
-    def ask(what: str) -> float:
-        began = time.perf_counter()
-        machine.generate([Question(what, [])], 1, None)
-        return time.perf_counter() - began
-
-    return measure_limits(ask)
 
 
 def names_of(program: list[Operation]) -> list[str]:
@@ -169,16 +155,16 @@ def main() -> None:
     parser.add_argument("--streams", default="1,8,64")
     given = parser.parse_args()
     streams = [int(number) for number in given.streams.split(",")]
-    read, multiply = machine_limits()
+    read, multiply = limits.measure(limits.Limits().seconds)
     size = WEIGHT_BYTES[given.quantization]
-    limits = {n: limits_of(n, size, read, multiply) for n in streams}
+    allowed = {n: limits_of(n, size, read, multiply) for n in streams}
     found = {n: profile(n, given.quantization, given.kv) for n in streams}
     parts = [name for of_one in PARTS.values() for name in of_one.values()]
     order = [*dict.fromkeys([*parts, "other"]), PYTHON]
     rows: list[list[str]] = []
     for name in [name for name in order if any(name in one for one in found.values())]:
         cells = (
-            _cell(found[n].get(name, 0.0), found[n]["whole"], limits[n].get(name)) for n in found
+            _cell(found[n].get(name, 0.0), found[n]["whole"], allowed[n].get(name)) for n in found
         )
         rows.append([name, *cells])
     rows.append(["a step", *(f"{one['whole']:.2f} ms" for one in found.values())])

@@ -208,7 +208,7 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--avx2", action="store_true")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    known = [peer.name for peer in PEERS]
+    known = list(NARROWED) if arguments.avx2 else [peer.name for peer in PEERS]
     points = {point.name for name in arguments.models for point in MODELS[name].points}
     for given, there in (
         (arguments.peers, known),
@@ -223,9 +223,8 @@ def _read_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = _read_arguments()
-    wanted = arguments.peers or [peer.name for peer in PEERS if not peer.optional]
-    if arguments.avx2 and not arguments.peers:
-        wanted = list(NARROWED)
+    usual = NARROWED if arguments.avx2 else [peer.name for peer in PEERS if not peer.optional]
+    wanted = arguments.peers or usual
     peers = [
         _only(as_avx2(peer) if arguments.avx2 else peer, arguments.weights)
         for peer in PEERS

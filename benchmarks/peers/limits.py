@@ -52,6 +52,12 @@ class Limits:
             np.matmul(left, right, out=out)
         return new_tokens
 
+    def seconds(self, what: str) -> float:
+        """Seconds of READ or of MULTIPLY, once."""
+        began = time.perf_counter()
+        self.generate([Prompt(what, [])], 1, None)
+        return time.perf_counter() - began
+
 
 def make(model: Path, target: Path, configuration: str) -> Side:
     return Limits()

@@ -8,14 +8,11 @@ import numpy as np
 
 from quire.engines.native.core.multimodal import MediaFeatures
 from quire.engines.native.media.libraries import (
-    imported,
-    load_weights,
+    load_projected_tower,
     model_module,
-    no_random_weights,
     read_config,
     read_processor,
     torch,
-    tower_weights,
 )
 from quire.media.placement import Kind
 from quire.media.values import Medium, Picture
@@ -29,14 +26,10 @@ class Gemma3Tower:
     def __init__(self, folder: Path) -> None:
         config = read_config(folder)
         self._processor = read_processor("AutoImageProcessor", folder)
-        with no_random_weights():
-            tower = imported("transformers").AutoModel.from_config(
-                config.vision_config, dtype=torch().float32
-            )
-            projector = model_module("gemma3").Gemma3MultiModalProjector(config)
-        source = tower_weights(folder)
-        self._tower = load_weights(tower, "vision_tower", source)
-        self._projector = load_weights(projector, "multi_modal_projector", source)
+        projector = model_module("gemma3").Gemma3MultiModalProjector
+        self._tower, self._projector = load_projected_tower(
+            folder, "vision_tower", config.vision_config, lambda: projector(config)
+        )
 
     def features(self, medium: Medium) -> MediaFeatures:
         """See `Tower`."""

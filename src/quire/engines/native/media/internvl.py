@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 
 from quire.engines.native.core.multimodal import MediaFeatures
 from quire.engines.native.media.libraries import (
-    imported,
-    load_weights,
+    load_projected_tower,
     model_module,
-    no_random_weights,
     read_config,
     read_processor,
     torch,
-    tower_weights,
 )
 from quire.media.families.settings import MediaSettings
 from quire.media.placement import Kind
@@ -38,14 +35,10 @@ class InternVLTower:
         video = MediaSettings.from_folder(folder).video
         of_frames = ("size", "image_mean", "image_std")
         self._frame_options = {key: video[key] for key in of_frames if key in video}
-        with no_random_weights():
-            tower = imported("transformers").AutoModel.from_config(
-                config.vision_config, dtype=torch().float32
-            )
-            projector = model_module("internvl").InternVLMultiModalProjector(config)
-        source = tower_weights(folder)
-        self._tower = load_weights(tower, "vision_tower", source)
-        self._projector = load_weights(projector, "multi_modal_projector", source)
+        projector = model_module("internvl").InternVLMultiModalProjector
+        self._tower, self._projector = load_projected_tower(
+            folder, "vision_tower", config.vision_config, lambda: projector(config)
+        )
 
     def features(self, medium: Medium) -> MediaFeatures:
         """See `Tower`."""

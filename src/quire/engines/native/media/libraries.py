@@ -90,6 +90,26 @@ def tower_weights(folder: Path) -> WeightsFolder:
     return WeightsFolder(folder, _PREFIX_MAP)
 
 
+def load_projected_tower(
+    folder: Path, prefix: str, config: Any, make_projector: Callable[[], Any]
+) -> tuple[Any, Any]:
+    """The tower of transformers that a part of the model's config describes, and the projector after it.
+
+    `prefix` is that of the tower's tensors.
+
+    Raises:
+        WeightsError: as `load_weights`.
+    """
+    with no_random_weights():
+        tower = imported("transformers").AutoModel.from_config(config, dtype=torch().float32)
+        projector = make_projector()
+    source = tower_weights(folder)
+    return (
+        load_weights(tower, prefix, source),
+        load_weights(projector, "multi_modal_projector", source),
+    )
+
+
 def load_weights(module: Any, prefix: str, source: WeightsFolder) -> Any:
     """Give a module of torch its weights, the tensors `prefix` + "." + name, in float32.
 

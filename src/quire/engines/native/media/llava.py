@@ -14,9 +14,8 @@ import numpy as np
 from quire.engines.native.core.multimodal import MediaFeatures
 from quire.engines.native.media.libraries import (
     imported,
-    load_weights,
+    load_projected_tower,
     model_module,
-    no_random_weights,
     read_config,
     read_processor,
     torch,
@@ -47,13 +46,12 @@ class LlavaTower:
         self._layers: int | list[int] = config.vision_feature_layer
         self._skip_first = config.vision_feature_select_strategy == "default"
         self._processor = read_processor("AutoImageProcessor", folder)
-        source = tower_weights(folder)
-        is_yi = is_yi_vl(getattr(config, DECLARATION, None), _dimensions(source))
-        with no_random_weights():
-            tower = imported("transformers").AutoModel.from_config(vision, dtype=torch().float32)
-            projector = _yi_projector(config) if is_yi else _projector(config)
-        self._tower = load_weights(tower, "vision_tower", source)
-        self._projector = load_weights(projector, "multi_modal_projector", source)
+        dimensions = _dimensions(tower_weights(folder))
+        is_yi = is_yi_vl(getattr(config, DECLARATION, None), dimensions)
+        projector = _yi_projector if is_yi else _projector
+        self._tower, self._projector = load_projected_tower(
+            folder, "vision_tower", vision, lambda: projector(config)
+        )
 
     def features(self, medium: Medium) -> MediaFeatures:
         """See `Tower`."""

@@ -8,14 +8,11 @@ import numpy as np
 
 from quire.engines.native.core.multimodal import MediaFeatures
 from quire.engines.native.media.libraries import (
-    imported,
-    load_weights,
+    load_projected_tower,
     model_module,
-    no_random_weights,
     read_config,
     read_processor,
     torch,
-    tower_weights,
 )
 from quire.errors import MediaError
 from quire.media.placement import Kind
@@ -29,14 +26,10 @@ class Qwen2AudioTower:
 
     def __init__(self, folder: Path) -> None:
         config = read_config(folder)
-        with no_random_weights():
-            tower = imported("transformers").AutoModel.from_config(
-                config.audio_config, dtype=torch().float32
-            )
-            projector = model_module("qwen2_audio").Qwen2AudioMultiModalProjector(config)
-        source = tower_weights(folder)
-        self._tower = load_weights(tower, "audio_tower", source)
-        self._projector = load_weights(projector, "multi_modal_projector", source)
+        projector = model_module("qwen2_audio").Qwen2AudioMultiModalProjector
+        self._tower, self._projector = load_projected_tower(
+            folder, "audio_tower", config.audio_config, lambda: projector(config)
+        )
         self._extractor = read_processor("AutoFeatureExtractor", folder)
 
     def features(self, medium: Medium) -> MediaFeatures:

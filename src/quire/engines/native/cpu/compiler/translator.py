@@ -395,10 +395,6 @@ class _Writer(ast.NodeVisitor):
             return _Value(INT, getattr(builder, name)(left, right))
         if not isinstance(kind, (ast.FloorDiv, ast.Mod)):
             self._refuse(node, f"integers have no {type(kind).__name__}")
-        if isinstance(b, int) and b > 0 and b.bit_count() == 1:  # in one instruction, also if a < 0
-            if isinstance(kind, ast.FloorDiv):
-                return _Value(INT, builder.ashr(left, INT.llvm(b.bit_length() - 1)))
-            return _Value(INT, builder.and_(left, INT.llvm(b - 1)))
         quotient, remainder = self._divide(left, right, b)
         return _Value(INT, quotient if isinstance(kind, ast.FloorDiv) else remainder)
 

@@ -101,6 +101,13 @@ def build_load_part(builder: ir.IRBuilder, address: Any, count: Any, bfloat16: b
     return _widen(builder, loaded) if bfloat16 else loaded
 
 
+def build_load_some(builder: ir.IRBuilder, address: Any, count: Any, bfloat16: bool = False) -> Any:
+    """A whole register, or the first `count` values if that is not None."""
+    if count is None:
+        return build_load(builder, address, bfloat16)
+    return build_load_part(builder, address, count, bfloat16)
+
+
 def _widen(builder: ir.IRBuilder, halves: Any) -> Any:
     """Bfloat16 to float32: a bfloat16 is the upper half of a float32's bits."""
     words = builder.zext(halves, ir.VectorType(INT32, LANES))

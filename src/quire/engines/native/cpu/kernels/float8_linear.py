@@ -97,14 +97,8 @@ def _make_tile(rows: int, columns: int) -> Any:
         def products(done: Any, own: list[Any], sums: list[Any], count: Any = None) -> list[Any]:
             """The sums after one register of depth; of `count` values of it, if given."""
             offset = builder.mul(done, INT64(4))
-            left: list[Any] = []
-            for row in xs:
-                at = builder.add(row, offset)
-                left.append(
-                    builders.build_load(builder, at)
-                    if count is None
-                    else builders.build_load_part(builder, at, count)
-                )
+            places = [builder.add(row, offset) for row in xs]
+            left = [builders.build_load_some(builder, at, count) for at in places]
             result = list(sums)
             for c, column in enumerate(ws):
                 codes = builders.build_float8(builder, builder.add(column, done), count)

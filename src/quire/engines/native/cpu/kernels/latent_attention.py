@@ -111,14 +111,8 @@ def _make_score_tile(rows: int, kind: int) -> Any:
 
         def products(index: Any, sums: list[Any], count: Any = None) -> list[Any]:
             q_at, key_at = (builder.mul(index, INT64(LANES * width)) for width in (4, element))
-            left: list[Any] = []
-            for row in qs:
-                at = builder.add(row, q_at)
-                left.append(
-                    builders.build_load(builder, at)
-                    if count is None
-                    else builders.build_load_part(builder, at, count)
-                )
+            places = [builder.add(row, q_at) for row in qs]
+            left = [builders.build_load_some(builder, at, count) for at in places]
             result = list(sums)
             for c, key in enumerate(ks):
                 loaded = builders.build_load_kv(builder, builder.add(key, key_at), kind)

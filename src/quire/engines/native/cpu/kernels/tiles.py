@@ -68,16 +68,11 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
     ) -> list[Any]:
         """The sums after one register of depth; of `count` values of it, if given."""
 
-        def fetch(address: Any, narrow: bool) -> Any:
-            if count is None:
-                return builders.build_load(builder, address, narrow)
-            return builders.build_load_part(builder, address, count, narrow)
-
         # Each register of x and of w is loaded once, and used for every sum that it is part of.
-        left = [fetch(address, False) for address in x]
+        left = [builders.build_load_some(builder, address, count) for address in x]
         result = list(sums)
         for c, address in enumerate(w):
-            weight = fetch(address, bfloat16)
+            weight = builders.build_load_some(builder, address, count, bfloat16)
             for r in range(rows):
                 index = r * columns + c
                 result[index] = builders.build_fma(builder, left[r], weight, result[index])
