@@ -10,6 +10,7 @@ import { exported, imported } from "./transfer.js";
 import * as tree from "./tree.js";
 
 const UNUSED = 86_400_000; // ms that a file is kept that was attached and never sent
+const SAVE_FIRST = 100; // ms after which an answer is first saved, so that little of a short one is lost
 const SAVE_EVERY = 1000; // ms, while an answer comes
 
 /** Events: `list` (conversations), `opened` (another one), `thread` (the current one's messages), `progress` (detail: the
@@ -243,12 +244,12 @@ export class Session extends EventTarget {
       this.store.file(id),
     );
     signal.throwIfAborted();
-    let saved = Date.now();
+    let nextSave = Date.now() + SAVE_FIRST;
     for await (const chunk of this.api.chat(body, signal)) {
       takeChunk(node, chunk);
       if (conversation === this.current) this.#tell("progress", node);
-      if (Date.now() - saved > SAVE_EVERY) {
-        saved = Date.now();
+      if (Date.now() > nextSave) {
+        nextSave = Date.now() + SAVE_EVERY;
         this.#keep(conversation);
       }
     }
