@@ -19,7 +19,10 @@ PEER = Peer(
         Configuration("int4", "4-bit"),
     ),
 )
-FILES = {"vllm_maxlen": 1024, "native_kv_cache_memory": "640MiB"}
+FILES = {"vllm_maxlen": 1024}
+FILE_TOKENS = 2048
+"""Tokens that a file's KV cache holds, so that memory can be compared: llama.cpp's context is as large as a
+point needs, at most 32 sequences of 40 tokens or a prompt of 512. Given more, quire keeps old prompts in it."""
 MODES: dict[str, dict[str, Any]] = {
     "full precision": {},
     "int8": {"native_quantization": "int8"},
@@ -44,6 +47,8 @@ class Quire:
             "native_kv_cache_memory": "1GiB",
             **MODES[configuration],
         }
+        if model.suffix == ".gguf":
+            arguments["native_kv_cache_memory"] = _cache_bytes(model, configuration == "exact")
         try:
             self.model = ChatModel(arguments)
         except QuireError as error:
@@ -72,6 +77,18 @@ class Quire:
         for prompt, (answer,) in zip(prompts, answers, strict=True):
             assert answer.prompt_length == len(prompt.ids), "the peers get other prompts"
         return sum(answer.response_length for (answer,) in answers)
+
+
+def _cache_bytes(file: Path, exact: bool) -> int:
+    """The memory of a KV cache of `FILE_TOKENS`, and of the states of 64 sequences and prefixes."""
+    from quire.engines.native.cpu.memory.kv_cache import block_bytes
+    from quire.engines.native.cpu.memory.states import slot_bytes
+    from quire.engines.native.models.registry import read_spec
+    from quire.gguf.folder import make_folder
+
+    spec = read_spec(make_folder(file))
+    blocks = FILE_TOKENS // 16 * block_bytes(spec, 16, "float32" if exact else "float16")
+    return blocks + 64 * slot_bytes(spec)
 
 
 def _conversation(prompt: Prompt) -> list[dict[str, str]]:

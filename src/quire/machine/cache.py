@@ -35,7 +35,7 @@ logger = logging.getLogger("quire")
 
 DEFAULT_BOUND_GB = 50.0
 _BOUND = "QUIRE_CACHE_MAX_GB"
-_OURS = re.compile(r"\.?(?:kernel|step|weights|tokenizer|digest)-[\w.-]+")
+_OURS = re.compile(r"\.?(?:host|kernel|step|weights|tokenizer|digest)-[\w.-]+")
 _IS_POSIX = hasattr(os, "geteuid")
 _MARK = b"quire kept 1\n"
 _TRAILER = len(_MARK) + hashlib.sha256().digest_size

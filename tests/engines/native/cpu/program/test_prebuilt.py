@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from quire.demo import demo_model_path
-from quire.engines.native.cpu.compiler import targets
 from quire.engines.native.cpu.compiler.objects import compile_object
-from quire.engines.native.cpu.compiler.targets import PREBUILT, KernelTarget, fits, host_target
+from quire.engines.native.cpu.compiler.targets import PREBUILT, KernelTarget, current, fits
 from quire.engines.native.cpu.compiler.translator import Translation
 from quire.engines.native.cpu.program.decoder import KERNELS
 from quire.engines.native.cpu.program.machine_code import find_kernel
@@ -64,7 +63,7 @@ def test_kernels_are_compiled_for_other_processors(target: KernelTarget) -> None
 
 
 def test_a_wheel_answers_without_compiling(tmp_path: Path) -> None:
-    host = host_target(targets.current().features)
+    host = current()
     (target,) = [one.name for one in PREBUILT if fits(one, host)] or ["x86-64-v3"]
     environment = {**os.environ, "QUIRE_WHEEL_TARGETS": target}
     builder = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"

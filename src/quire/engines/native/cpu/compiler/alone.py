@@ -18,7 +18,8 @@ from quire.engines.native.cpu.compiler.language import (
     StructType,
     ValueType,
 )
-from quire.engines.native.cpu.compiler.objects import compile_object, load_object
+from quire.engines.native.cpu.compiler.linker import load_object
+from quire.engines.native.cpu.compiler.objects import compile_object
 from quire.engines.native.cpu.compiler.translator import Translation
 
 _ENTRY = "quire_alone"

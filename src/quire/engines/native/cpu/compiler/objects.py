@@ -1,4 +1,4 @@
-"""From LLVM code to object files and functions."""
+"""From LLVM code to object files, and from these to functions where `linker` does not link them itself."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def compile_object(translation: Translation, target: KernelTarget | None = None)
     return machine.emit_object(module)
 
 
-def load_object(code: bytes, entry: str) -> tuple[int, object]:
+def link_by_llvm(code: bytes, entry: str) -> tuple[int, object]:
     """The address of a function in an object file, and what keeps its code alive."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

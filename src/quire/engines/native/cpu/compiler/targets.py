@@ -9,18 +9,22 @@ register decides how arrays are padded. So it is one for a whole process.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
-import llvmlite.binding as llvm
+from quire.machine.cache import keep, key_of, read_kept
 
 OBJECTS = Path(__file__).parent.parent / "objects"
 """Where a wheel has object files, in a folder for each target."""
 
 _CHOICE = "QUIRE_KERNEL_TARGET"
+_FORMAT = 1  # of what is kept of a processor
+_CHANGING = ("cpu MHz", "bogomips", "BogoMIPS", "microcode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +90,54 @@ def current() -> KernelTarget:
     chosen = os.environ.get(_CHOICE)
     if chosen:
         return by_name[chosen]
-    features = {name for name, has in dict(llvm.get_host_cpu_features()).items() if has}
+    host = ask_host()
     if os.environ.get("QUIRE_SIMD") == "avx2":
-        features = {name for name in features if not name.startswith(("avx512", "avxvnni"))}
-    host = host_target(frozenset(features))
+        newer = {one for one in host.features if one.startswith(("avx512", "avxvnni"))}
+        host = replace(host, features=host.features - newer)
     fitting = (one for one in PREBUILT if fits(one, host) and (OBJECTS / one.name).is_dir())
     return next(fitting, host)
 
 
-def host_target(features: frozenset[str]) -> KernelTarget:
-    """This processor, with these of its features."""
-    flags = llvm.get_host_cpu_features().flatten()
+def ask_host() -> KernelTarget:
+    """This processor, as LLVM sees it.
+
+    What it sees is kept, so that a start with kept code does not load LLVM, which takes 60 MB.
+    """
+    processor = _processor()
+    if not processor:
+        return _ask_llvm()
+    file = f"host-{key_of(_FORMAT, processor, version('llvmlite'))}.bin"
+    kept = read_kept(file)
+    if kept is not None:
+        name, triple, cpu, flags, *features = bytes(kept).decode().split("\n")
+        return KernelTarget(name, triple, cpu, frozenset(features), flags)
+    host = _ask_llvm()
+    text = "\n".join((host.name, host.triple, host.cpu, host.flags, *sorted(host.features)))
+    keep(file, lambda path: path.write_bytes(text.encode()), "facts of processors")
+    return host
+
+
+def _ask_llvm() -> KernelTarget:
+    import llvmlite.binding as llvm
+
+    features = llvm.get_host_cpu_features()
     return KernelTarget(
-        "native", llvm.get_process_triple(), llvm.get_host_cpu_name(), features, flags
+        name="native",
+        triple=llvm.get_process_triple(),
+        cpu=llvm.get_host_cpu_name(),
+        features=frozenset(name for name, has in dict(features).items() if has),
+        flags=features.flatten(),
     )
+
+
+def _processor() -> list[str]:
+    """What Linux says of the first processor, without what changes; nothing elsewhere."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            lines = list(itertools.takewhile(str.strip, file))
+    except OSError:
+        return []
+    return [platform.machine(), *(line for line in lines if not line.startswith(_CHANGING))]
 
 
 def fits(target: KernelTarget, host: KernelTarget) -> bool:

@@ -1,7 +1,7 @@
 """Compiled kernels: each made once for a machine, kept in the cache folder, loaded in milliseconds.
 
-A start with kept code imports neither the kernels nor their compiler: an object file needs nothing but
-LLVM's linker.
+A start with kept code imports neither the kernels nor their compiler, and on Linux with x86-64 not even LLVM:
+see `compiler.linker`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quire.engines.native.cpu.compiler.objects import load_object
+from quire.engines.native.cpu.compiler.linker import load_object
 from quire.engines.native.cpu.compiler.targets import OBJECTS, KernelTarget, current
 from quire.engines.native.cpu.program.decoder import KERNELS
 from quire.engines.native.cpu.program.second_compiler import second_compiler
