@@ -39,6 +39,29 @@ QWEN2_1B: dict[str, Any] = {
     "max_position_embeddings": 8192,
     "tie_word_embeddings": True,
 }
+QWEN3_4B: dict[str, Any] = {
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+LLAMA_8B: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+}
 QWEN2_VL_TOWER: dict[str, Any] = {
     "depth": 8,
     "embed_dim": 384,
@@ -64,6 +87,16 @@ def qwen2_1b() -> Path:
     return _make("qwen2-1b", QWEN2_1B, "bfloat16")
 
 
+def qwen3_4b() -> Path:
+    """A Qwen3 model of random weights in the sizes of Qwen3-4B: bfloat16, 8 GB, in parts."""
+    return _make("qwen3-4b", QWEN3_4B, "bfloat16")
+
+
+def llama_8b() -> Path:
+    """A Llama model of random weights in the sizes of Llama-3.1-8B: bfloat16, 16 GB, in parts."""
+    return _make("llama-8b", LLAMA_8B, "bfloat16")
+
+
 def qwen2_vl_42m() -> Path:
     """A Qwen2-VL of random parameters: `qwen2_26m` below a tower of 16 million."""
     folder = FOLDER / "qwen2-vl-42m"
@@ -76,7 +109,10 @@ def qwen2_vl_42m() -> Path:
 def _make(name: str, config: dict[str, Any], dtype: str) -> Path:
     folder = FOLDER / name
     if not (folder / "tokenizer_config.json").is_file():
-        _make_weights(folder, config, dtype)
+        if "model_type" in config:
+            _make_large_weights(folder, config, dtype)
+        else:
+            _make_weights(folder, config, dtype)
         _make_tokenizer(folder, config["vocab_size"])
     return folder
 
@@ -90,6 +126,40 @@ def _make_weights(folder: Path, config: dict[str, Any], dtype: str) -> None:
     settings = Qwen2Config(**config, initializer_range=0.05, bos_token_id=0, eos_token_id=0)
     model = Qwen2ForCausalLM(settings)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
+
+
+def _make_large_weights(folder: Path, config: dict[str, Any], dtype: str) -> None:
+    """A part at a time, so that no more than two layers are in memory."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    settings: Any = AutoConfig.for_model(**config, bos_token_id=0, eos_token_id=0)
+    settings.save_pretrained(folder)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(settings)
+    shapes = {
+        name: tensor.shape
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight" or not settings.tie_word_embeddings
+    }
+    parts: dict[str, list[str]] = {}
+    for name in shapes:
+        words = name.split(".")
+        parts.setdefault(words[2] if words[1] == "layers" else words[-2], []).append(name)
+    places: dict[str, str] = {}
+    for part, names in parts.items():
+        file = f"model-{part}.safetensors"
+        tensors: dict[str, Any] = {}
+        for name in names:
+            made = torch.empty(shapes[name], dtype=getattr(torch, dtype))
+            # Uniform numbers of the deviation that matters are made four times as quickly as normal ones.
+            tensors[name] = made.fill_(1.0) if made.ndim == 1 else made.uniform_(-0.06, 0.06)
+            places[name] = file
+        save_file(tensors, folder / file)
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def _make_seeing_weights(folder: Path) -> None:

@@ -18,7 +18,6 @@ from quire.engines.native.cpu.kernels.block_forms import (
     BlockForm,
 )
 from quire.engines.native.cpu.kernels.block_tiles import (
-    is_apart,
     make_block_tile,
     make_decode_span,
     make_quantize_span,
@@ -44,17 +43,17 @@ def _make_round_rows(exact: bool) -> Any:
             source, codes = x + row * depth * 4, out + row * stride
             scales = codes + spans * SPAN * width
             sums = scales + 4 * spans
+            shorts = sums + 8 * spans  # which rows of 16 bits do not have beside
             for span in range(spans):
                 start = span * SPAN
                 quantize_span(source + 4 * start, codes + start * width, scales + 4 * span,
-                              sums + 8 * span)  # fmt: skip
+                              sums + 8 * span, shorts + 2 * start)  # fmt: skip
 
     return round_rows
 
 
 def _make_columns(form: BlockForm, exact: bool) -> Any:
     """Multiply all rows with the blocks that hold some columns, by the largest tiles that fit."""
-    apart = is_apart(form, exact)  # which takes twice the registers: then a tile has one block
     tall_2, two_blocks = (make_block_tile(form, rows, 2, exact) for rows in (TILE_ROWS, 1))
     tall_1 = make_block_tile(form, TILE_ROWS, 1, exact)
     flat = make_block_tile(form, 1, 1, exact, _AHEAD)
@@ -77,11 +76,11 @@ def _make_columns(form: BlockForm, exact: bool) -> Any:
             s = linear_map.supers + block * supers * super_bytes
             block_bias, target = bias + 4 * start if bias else 0, out + 4 * start
             low, high = first - start, end - start
-            wide = not apart and rows > 1 and left >= 2
+            wide = rows > 1 and left >= 2
             row = 0
             while row + TILE_ROWS <= rows:
                 source, out_row = x + row * x_stride, target + row * out_stride
-                if not apart and wide:
+                if wide:
                     tall_2(source, x_stride, spans, w, f, s, out_row, out_stride, block_bias,
                            accumulate, low, high)  # fmt: skip
                 else:
@@ -90,7 +89,7 @@ def _make_columns(form: BlockForm, exact: bool) -> Any:
                 row += TILE_ROWS
             while row < rows:
                 source, out_row = x + row * x_stride, target + row * out_stride
-                if not apart and wide:
+                if wide:
                     two_blocks(source, x_stride, spans, w, f, s, out_row, out_stride, block_bias,
                                accumulate, low, high)  # fmt: skip
                 else:

@@ -5,8 +5,8 @@ products of a span are summed exactly, in 32 bits: 32 * 255 * 32767 fits. Then t
 added to a float, span by span in one order. So a row's result is the same in any batch.
 
 A row of `depth` values is: the integers; for each span a float32 scale; for each span two int32, the sums
-of the integers of its halves. Of 16 bits, four neighbours lie as 0, 2, 1, 3: a weight's register holds
-four depths a lane, of which the even ones are taken apart by one mask and the odd ones by a shift.
+of the integers of its halves. Rows of 8 bits have them as int16 behind it where `layout.WIDE_BYTES` says so.
+Integers of 16 bits lie in `WIDE_ORDER`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from quire.engines.native.cpu.compiler.targets import current
 from quire.engines.native.cpu.kernels import builders
 from quire.engines.native.cpu.kernels.block_forms import COLUMNS, SPAN, SUPER_SPANS, BlockForm
 from quire.engines.native.cpu.kernels.builders import FLOAT32, INT32, INT64, VECTOR
-from quire.engines.native.cpu.kernels.layout import LANES
+from quire.engines.native.cpu.kernels.layout import HAS_PAIRS, LANES, WIDE_BYTES
 from quire.engines.native.cpu.kernels.quantized_tiles import (
     BYTES,
     HALVES,
@@ -30,6 +30,7 @@ from quire.engines.native.cpu.kernels.quantized_tiles import (
     WORDS,
     build_dot2,
     build_dot4,
+    build_wide_order,
     load_halves,
     pairs_of_bytes,
     splat_int,
@@ -43,6 +44,8 @@ STEPS = SPAN // 4  # products of four depths in a span
 _MOST_PAIR = 2 * 127  # what a pair of activations can multiply a weight by
 _MOST_SHORT = 32767
 _STEP_BYTES = 4 * COLUMNS
+_BYTE_LANES = ir.VectorType(ir.IntType(8), LANES)
+_SHORT_LANES = ir.VectorType(ir.IntType(16), LANES)
 
 
 # ---- codes
@@ -110,9 +113,10 @@ def _selected(builder: ir.IRBuilder, codes: Any, levels: tuple[int, ...], kind: 
 # ---- products
 
 
-def is_apart(form: BlockForm, exact: bool) -> bool:
-    """Whether weights are multiplied as halves of bytes, which are summed apart."""
-    return not exact and pairs_of_bytes() is not None and form.largest > 127
+def reads_shorts(form: BlockForm, exact: bool) -> bool:
+    """Whether rows are read as int16: all of `exact`, and those of 8 bits whose pairs of products could
+    saturate."""
+    return exact or (HAS_PAIRS and form.largest > 127)
 
 
 class _Tile:
@@ -127,14 +131,14 @@ class _Tile:
         exact: bool,
         ahead: int,
     ) -> None:
-        self.builder, self.form, self.exact, self.ahead = builder, form, exact, ahead
+        self.builder, self.form, self.ahead = builder, form, ahead
+        self.in_shorts = reads_shorts(form, exact)
         self.rows, self.vectors = rows, blocks * HALVES
         self.cells = [(r, v) for r in range(rows) for v in range(self.vectors)]
         # With few sums, each addition waits for the one before it: several chains of sums keep the
         # multiplier busy. Integers add up to the same in any order.
         self.chains = 4 if len(self.cells) == 1 else 2 if len(self.cells) <= 4 else 1
-        self.in_pairs = None if exact else pairs_of_bytes()
-        self.planes = 2 if is_apart(form, exact) else 1
+        self.in_pairs = HAS_PAIRS and not self.in_shorts
 
     def load_words(self, address: Any) -> Any:
         pointer = builders.build_pointer(self.builder, address, WORDS)
@@ -170,21 +174,21 @@ class _Tile:
         count = STEPS // self.form.parts
         steps = range(part * count, (part + 1) * count)
         if self.in_pairs:
-            return self._short_sums(steps, initial, weights, x)
+            return self._sums_of_pairs(steps, initial, weights, x)
         builder, chains = self.builder, min(self.chains, count)
         zero = ir.Constant(WORDS, [0] * LANES)
         sums = [[one, *[zero] * (chains - 1)] for one in initial]
         for number, step in enumerate(steps):
             registers = [at_step(step) for at_step in weights]
-            sides = [spread(builder, one, signed=False) for one in registers] if self.exact else []
+            sides = [spread(builder, one) for one in registers] if self.in_shorts else []
             for r in range(self.rows):
                 address = x(r, step)
                 values = [splat_word(builder, address)]
-                if self.exact:
+                if self.in_shorts:
                     values.append(splat_word(builder, builder.add(address, INT64(4))))
                 for v in range(self.vectors):
                     chained, chain = sums[r * self.vectors + v], number % chains
-                    if self.exact:
+                    if self.in_shorts:
                         for side, value in zip(sides[v], values, strict=True):
                             chained[chain] = build_dot2(builder, chained[chain], side, value)
                     else:
@@ -200,43 +204,28 @@ class _Tile:
             result = self.builder.add(result, other)
         return result
 
-    def _short_sums(self, steps: range, initial: list[Any], weights: Any, x: Any) -> list[Any]:
-        """`sums_of` by products of pairs of bytes, of which as many as fit are summed in 16 bits.
-
-        Weights that may be above 127 are multiplied as halves of bytes, which are summed apart.
-        """
+    def _sums_of_pairs(self, steps: range, initial: list[Any], weights: Any, x: Any) -> list[Any]:
+        """`sums_of` by products of pairs of bytes, of which as many as fit are summed in 16 bits."""
         builder, sums = self.builder, list(initial)
-        largest = 15 if self.planes == 2 else self.form.largest
-        fit = _MOST_SHORT // (_MOST_PAIR * largest)
-        mask = builders.constant_vector(0x0F0F0F0F, INT32)
-        shorts: list[list[Any]] = [[] for _ in range(self.planes * len(self.cells))]
+        fit = _MOST_SHORT // (_MOST_PAIR * self.form.largest)
+        ones = builders.constant_vector(1, ir.IntType(16), 2 * LANES)
+        shorts: list[Any] = []
         for number, step in enumerate(steps, 1):
+            products: list[Any] = [None] * len(self.cells)
             for v, at_step in enumerate(weights):
-                codes = at_step(step)
-                planes = [codes]
-                if self.planes == 2:
-                    upper = builder.lshr(codes, builders.constant_vector(4, INT32))
-                    planes = [builder.and_(codes, mask), builder.and_(upper, mask)]
+                codes = builder.bitcast(at_step(step), BYTES)
                 for r in range(self.rows):
                     value = builder.bitcast(splat_word(builder, x(r, step)), BYTES)
-                    for plane, some in enumerate(planes):
-                        pair = [builder.bitcast(some, BYTES), value]
-                        product = builders.call(builder, str(self.in_pairs), SHORTS, pair)
-                        cell = shorts[(r * self.vectors + v) * self.planes + plane]
-                        cell[:] = [builder.add(cell[0], product)] if cell else [product]
+                    product = builders.call(builder, pairs_of_bytes(), SHORTS, [codes, value])
+                    products[r * self.vectors + v] = product
+            added = zip(shorts, products, strict=True)
+            shorts = [builder.add(*both) for both in added] if shorts else products
             if number % min(fit, len(steps)) == 0 or number == len(steps):
-                for cell, (total, *_) in enumerate(shorts):
-                    sums[cell // self.planes] = self._widened(
-                        sums[cell // self.planes], total, cell % self.planes
-                    )
-                    shorts[cell] = []
+                for cell, total in enumerate(shorts):
+                    widened = builders.call(builder, WIDENING[LANES], WORDS, [total, ones])
+                    sums[cell] = builder.add(sums[cell], widened)
+                shorts = []
         return sums
-
-    def _widened(self, total: Any, shorts: Any, plane: int) -> Any:
-        """A sum plus both 16-bit sums of each lane; 16 times those of the upper halves."""
-        builder = self.builder
-        ones = builders.constant_vector(1 << (4 * plane), ir.IntType(16), 2 * LANES)
-        return builder.add(total, builders.call(builder, WIDENING[LANES], WORDS, [shorts, ones]))
 
     # ---- scales
 
@@ -288,6 +277,9 @@ def make_block_tile(form: BlockForm, rows: int, blocks: int, exact: bool, ahead:
         ]
         codes_bytes = builder.mul(spans, INT64(SPAN * width))
         sums_offset = builder.add(codes_bytes, builder.mul(spans, INT64(4)))
+        behind = tile.in_shorts and not exact
+        shorts_offset = builder.mul(spans, INT64(SPAN + 12)) if behind else INT64(0)
+        read_width = 2 if tile.in_shorts else 1
 
         def column_address(kind: int, v: int, offset: Any, lane_bytes: int) -> Any:
             block, half = divmod(v, HALVES)
@@ -301,7 +293,7 @@ def make_block_tile(form: BlockForm, rows: int, blocks: int, exact: bool, ahead:
             codes_at = builder.mul(index, INT64(form.span_bytes))
             factors_at = builder.mul(index, INT64(factor_bytes))
             supers_at = builder.mul(builder.lshr(index, INT64(3)), INT64(super_bytes))
-            x_at = builder.mul(index, INT64(SPAN * width))
+            x_at = builder.add(shorts_offset, builder.mul(index, INT64(SPAN * read_width)))
             weights = [
                 tile.codes_of_span(builder.add(bases[0][v // HALVES], codes_at), v)
                 for v in range(tile.vectors)
@@ -325,7 +317,7 @@ def make_block_tile(form: BlockForm, rows: int, blocks: int, exact: bool, ahead:
                     ]
                 sums = tile.sums_of(
                     part, initial, weights,
-                    lambda r, step: builder.add(xs[r], builder.add(x_at, INT64(4 * width * step))),
+                    lambda r, step: builder.add(xs[r], builder.add(x_at, INT64(4 * read_width * step))),
                 )  # fmt: skip
                 at = [
                     (
@@ -364,16 +356,19 @@ def make_block_tile(form: BlockForm, rows: int, blocks: int, exact: bool, ahead:
 
 
 def make_quantize_span(exact: bool) -> Any:
-    """`quantize_span(x, codes, scale, sums)`: round 32 floats at x to integers at `codes`.
+    """`quantize_span(x, codes, scale, sums, shorts)`: round 32 floats at x to integers at `codes`.
+
+    Rows of 8 bits have them as int16 at `shorts`, too, where `WIDE_BYTES` says so.
 
     The largest magnitude becomes 127, or 32767. A NaN or an infinity makes the scale NaN, and so all that is computed with it.
     """
     most_code = 32767.0 if exact else 127.0
     registers = SPAN // LANES
-    narrow = ir.VectorType(ir.IntType(16 if exact else 8), LANES)
 
-    @primitive(NOTHING, *[INT] * 4)
-    def quantize_span(builder: ir.IRBuilder, x: Any, codes: Any, scale: Any, sums: Any) -> None:
+    @primitive(NOTHING, *[INT] * 5)
+    def quantize_span(
+        builder: ir.IRBuilder, x: Any, codes: Any, scale: Any, sums: Any, shorts: Any
+    ) -> None:
         suffix = builders.suffix(LANES)
         zero = builders.constant_vector(0.0)
         values: list[Any] = []
@@ -407,13 +402,15 @@ def make_quantize_span(exact: bool) -> Any:
             value = builder.select(builder.fcmp_ordered(">", value, limit), value, limit)
             integers = builder.fptosi(value, WORDS)
             rounded.append(integers)
-            stored = builder.trunc(integers, narrow)
-            if exact:
-                order = [lane // 4 * 4 + (0, 2, 1, 3)[lane % 4] for lane in range(LANES)]
-                lanes = builders.constant_vector(order, INT32)
-                stored = builder.shuffle_vector(stored, stored, lanes)
-            at = builder.add(codes, INT64(index * LANES * (2 if exact else 1)))
-            builder.store(stored, builders.build_pointer(builder, at, narrow), align=1)
+            if exact or WIDE_BYTES:
+                ordered = build_wide_order(builder, builder.trunc(integers, _SHORT_LANES))
+                at = builder.add(codes if exact else shorts, INT64(index * LANES * 2))
+                pointer = builders.build_pointer(builder, at, _SHORT_LANES)
+                builder.store(ordered, pointer, align=2)
+            if not exact:
+                at = builder.add(codes, INT64(index * LANES))
+                pointer = builders.build_pointer(builder, at, _BYTE_LANES)
+                builder.store(builder.trunc(integers, _BYTE_LANES), pointer, align=1)
         half = registers // 2
         for index in range(2):
             total = rounded[index * half]

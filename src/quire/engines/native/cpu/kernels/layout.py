@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from quire.engines.native.cpu.compiler.targets import current
 
+
+def _has(feature: str, *, unless: str) -> bool:
+    return feature in current().features and unless not in current().features
+
+
 LANES = 16 if "avx512f" in current().features else 8
 """Float32 values in one register: 16 with AVX-512, else 8. LLVM splits 8 where registers hold 4."""
 
 LINE = 64  # bytes of a cache line
+HAS_PAIRS = _has("avx512bw", unless="avx512vnni") if LANES == 16 else _has("avx2", unless="avxvnni")
+"""Whether the processor multiplies pairs of bytes, unsigned times signed, to 16-bit sums that saturate, and has
+nothing better: x86 before VNNI."""
+WIDE_BYTES = 2 if HAS_PAIRS else 0
+"""What a value of a rounded row takes beside its int8: the same as int16, for weights of which pairs of
+products would saturate."""
 CHUNK = 128  # positions of the context between two rescalings of the softmax
 # Floats between the scores of two pairs. A power of two would put all pairs into the same few sets
 # of the cache, which then evict each other.
@@ -113,7 +124,8 @@ def quantized_row_bytes(depth: int, span: int) -> int:
 
     `depth` is a multiple of `span`.
     """
-    return (depth + 8 * (depth // span) + LINE - 1) // LINE * LINE
+    size = depth * (1 + WIDE_BYTES) + 8 * (depth // span)
+    return (size + LINE - 1) // LINE * LINE
 
 
 def kv_head_bytes(kind: int, size: int, block_size: int) -> int:

@@ -4,7 +4,8 @@ Float32 and bfloat16 weights are read as they are stored in the mapped file (`ti
 too (`float8_linear`). Quantised weights are
 multiplied as integers (`quantized_tiles`): the rows are rounded to int8 first, by `quantize_rows`.
 A quantised row of `depth` values in groups of `span` is `depth` int8, then for each group a float32
-scale, then for each group the int32 sum of its int8: `x[k] = scale[k // span] * int8[k]`, nearly.
+scale, then for each group the int32 sum of its int8: `x[k] = scale[k // span] * int8[k]`, nearly. Processors
+that have no product of four bytes get the int8 as int16 behind it: see `layout.WIDE_BYTES`.
 
 A row's result depends neither on the other rows nor on which columns a task has. `reference.linear`
 is the same in plain NumPy, on arrays instead of addresses.
@@ -23,12 +24,8 @@ from quire.engines.native.cpu.compiler.language import (
     pointer_to,
 )
 from quire.engines.native.cpu.kernels.arguments import LinearMap
-from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, QUANT_BLOCK
-from quire.engines.native.cpu.kernels.quantized_tiles import (
-    make_quantized_tile,
-    pairs_of_bytes,
-    quantize_group,
-)
+from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, QUANT_BLOCK, WIDE_BYTES
+from quire.engines.native.cpu.kernels.quantized_tiles import make_quantized_tile, quantize_group
 from quire.engines.native.cpu.kernels.rowwise import task_range
 from quire.engines.native.cpu.kernels.simd import YES
 from quire.engines.native.cpu.kernels.tiles import make_dot_tile
@@ -199,10 +196,12 @@ def quantize_rows(linear_map: LinearMap, x: int, first: int, end: int, out: int)
     for row in range(first, end):
         source, target = x + row * size * 4, out + row * stride
         scales = target + depth  # then the sums, which the zero points are multiplied with
+        wide = scales + 8 * groups
         for group in range(groups):
             start = group * span
             quantize_group(source + 4 * start, size - start, span, target + start,
-                           scales + 4 * group, scales + 4 * (groups + group))  # fmt: skip
+                           scales + 4 * group, scales + 4 * (groups + group),
+                           wide + WIDE_BYTES * start)  # fmt: skip
 
 
 @kernel
@@ -231,8 +230,6 @@ def quantize_for(linear_map: LinearMap, x: int, first: int, end: int, out: int) 
 
 def _make_columns(bits: int, zero_points: bool) -> Any:
     """Multiply all rows with the blocks that hold some columns, by the largest tiles that fit."""
-    # Sums of half bytes take twice the registers: then a tile has one block.
-    apart = bits == 8 and pairs_of_bytes() is not None
     tall_2, two_blocks = (
         make_quantized_tile(rows, 2, bits, zero_points) for rows in (QUANTIZED_TILE_ROWS, 1)
     )
@@ -260,11 +257,11 @@ def _make_columns(bits: int, zero_points: bool) -> Any:
             low, high = first - start, end - start
             # Two blocks at once use each int8 of x twice. A single row gains nothing by that, and
             # reads its weights faster in the order of memory.
-            wide = not apart and rows > 1 and left >= 2
+            wide = rows > 1 and left >= 2
             row = 0
             while row + QUANTIZED_TILE_ROWS <= rows:
                 source, out_row = x + row * x_stride, target + row * out_stride
-                if not apart and wide:
+                if wide:
                     tall_2(source, x_stride, depth, w, s, z, span, repeat, groups, out_row,
                            out_stride, unit, block_bias, accumulate, low, high)  # fmt: skip
                 else:
@@ -273,7 +270,7 @@ def _make_columns(bits: int, zero_points: bool) -> Any:
                 row += QUANTIZED_TILE_ROWS
             while row < rows:
                 source, out_row = x + row * x_stride, target + row * out_stride
-                if not apart and wide:
+                if wide:
                     two_blocks(source, x_stride, depth, w, s, z, span, repeat, groups, out_row,
                                out_stride, unit, block_bias, accumulate, low, high)  # fmt: skip
                 else:

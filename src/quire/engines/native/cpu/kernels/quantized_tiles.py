@@ -23,7 +23,7 @@ from quire.engines.native.cpu.compiler.language import FLOAT, INT, NOTHING, prim
 from quire.engines.native.cpu.compiler.targets import current
 from quire.engines.native.cpu.kernels import builders
 from quire.engines.native.cpu.kernels.builders import FLOAT32, INT32, INT64, VECTOR
-from quire.engines.native.cpu.kernels.layout import LANES, QUANT_BLOCK
+from quire.engines.native.cpu.kernels.layout import HAS_PAIRS, LANES, QUANT_BLOCK, WIDE_BYTES
 from quire.engines.native.cpu.kernels.tiles import build_loop, build_offset
 
 WORDS = ir.VectorType(INT32, LANES)
@@ -38,7 +38,7 @@ def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any, bits: in
     """`total` plus, in each lane, the sum of four products of unsigned weights and signed x.
 
     VNNI does this in one instruction, and so does NEON. Elsewhere bytes are widened to 16 bits and
-    multiplied as pairs of those; where pairs of bytes can be multiplied, see `pairs_of_bytes`.
+    multiplied as pairs of those; where pairs of bytes can be multiplied, this is not called.
     """
     features = current().features
     if "i8mm" in features:
@@ -56,9 +56,8 @@ def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any, bits: in
         return builders.call(builder, "llvm.x86.avx512.vpdpbusd.512", WORDS, [total, weights, x])
     if LANES == 8 and "avxvnni" in features:
         return builders.call(builder, "llvm.x86.avx512.vpdpbusd.256", WORDS, [total, weights, x])
-    even, odd = spread(builder, weights, signed=False), spread(builder, x, signed=True)
-    for w, value in zip(even, odd, strict=True):
-        total = build_dot2(builder, total, w, value)
+    for side in zip(spread(builder, weights), _spread_signed(builder, x), strict=True):
+        total = build_dot2(builder, total, *side)
     return total
 
 
@@ -99,30 +98,41 @@ def _by_quarters(builder: ir.IRBuilder, name: str, total: Any, weights: Any, x: 
     return parts[0]
 
 
-def pairs_of_bytes() -> str | None:
-    """LLVM's name of the product of pairs of bytes, unsigned times signed, as 16-bit sums that saturate.
+def pairs_of_bytes() -> str:
+    """LLVM's name of the product of pairs of bytes, where `HAS_PAIRS`.
 
-    255 * 127 * 2 would; so weights are multiplied as halves of bytes. None where there is no such
-    instruction, or a better one.
+    Its 16-bit sums saturate. Half bytes never reach that: 15 * 127 * 2. Weights above 127 may; they are
+    multiplied as 16-bit integers, with the int16 of rounded rows.
     """
-    features = current().features
-    if LANES == 16:
-        better, known = "avx512vnni", "avx512bw"
-    else:
-        better, known = "avxvnni", "avx2"
-    if better in features or known not in features:
-        return None
     return {16: "llvm.x86.avx512.pmaddubs.w.512", 8: "llvm.x86.avx2.pmadd.ub.sw"}[LANES]
 
 
-def spread(builder: ir.IRBuilder, words: Any, *, signed: bool) -> tuple[Any, Any]:
-    """The bytes 0 and 2 of each lane widened to two 16-bit integers, and the bytes 1 and 3."""
+def spread(builder: ir.IRBuilder, words: Any) -> tuple[Any, Any]:
+    """The unsigned bytes 0 and 2 of each lane widened to two 16-bit integers, and the bytes 1 and 3."""
+    shorts = builder.bitcast(words, SHORTS)
+    low = builders.constant_vector(0xFF, ir.IntType(16), LANES * 2)
+    eight = builders.constant_vector(8, ir.IntType(16), LANES * 2)
+    sides = builder.and_(shorts, low), builder.lshr(shorts, eight)
+    return builder.bitcast(sides[0], WORDS), builder.bitcast(sides[1], WORDS)
+
+
+def _spread_signed(builder: ir.IRBuilder, words: Any) -> tuple[Any, Any]:
+    """`spread` of signed bytes."""
     shorts = builder.bitcast(words, SHORTS)
     eight = builders.constant_vector(8, ir.IntType(16), LANES * 2)
-    shift = builder.ashr if signed else builder.lshr
-    odd = shift(shorts, eight)
-    even = shift(builder.shl(shorts, eight), eight)
-    return builder.bitcast(even, WORDS), builder.bitcast(odd, WORDS)
+    sides = builder.ashr(builder.shl(shorts, eight), eight), builder.ashr(shorts, eight)
+    return builder.bitcast(sides[0], WORDS), builder.bitcast(sides[1], WORDS)
+
+
+WIDE_ORDER = (0, 2, 1, 3)
+"""Of int16, four neighbours lie in this order: a register of weights holds four depths a lane, of which
+`spread` takes the even ones apart by one mask and the odd ones by a shift."""
+
+
+def build_wide_order(builder: ir.IRBuilder, values: Any) -> Any:
+    """Values of LANES neighbouring depths in the order of int16."""
+    order = [lane // 4 * 4 + WIDE_ORDER[lane % 4] for lane in range(LANES)]
+    return builder.shuffle_vector(values, values, builders.constant_vector(order, INT32))
 
 
 def splat_word(builder: ir.IRBuilder, address: Any) -> Any:
@@ -178,9 +188,9 @@ def make_quantized_tile(
     vectors = blocks * HALVES
     cells = [(r, v) for r in range(rows) for v in range(vectors)]  # the output of each sum
     middle = 128 if bits == 8 else 8
-    in_pairs = pairs_of_bytes()
-    planes = 2 if bits == 8 else 1
-    sums_at_once = rows * vectors * planes
+    in_pairs = HAS_PAIRS and bits == 4
+    in_shorts = HAS_PAIRS and bits == 8
+    sums_at_once = rows * vectors
     short_chains = 4 if sums_at_once <= 2 else 2 if sums_at_once <= 4 else 1
 
     @primitive(NOTHING, *[INT] * 11, FLOAT, *[INT] * 4)
@@ -201,6 +211,7 @@ def make_quantized_tile(
         # `span` is 32 or 64, so that the division is a shift without a remainder.
         trips = builder.lshr(span, INT64((4 * steps_in_word * unroll).bit_length() - 1))
         sums_offset = builder.mul(groups, INT64(4))  # from a group's scale to the sum of its bytes
+        wide_offset = builder.add(depth, builder.mul(groups, INT64(8)))
 
         def weights_at(depth: Any, v: int) -> list[Any]:
             """One register of weights of a column vector from a depth on: four depths, or twice four."""
@@ -209,11 +220,30 @@ def make_quantized_tile(
             source = builder.add(ws[block], builder.add(offset, INT64(half * LANES * 4)))
             if ahead and half == 0:
                 builders.build_prefetch(builder, builder.add(source, INT64(ahead)))
-            return _unpacked(builder, _load_words(builder, source), 4 if in_pairs else bits)
+            return _unpacked(builder, _load_words(builder, source), bits)
 
         def value_at(depth: Any, r: int, part: int) -> Any:
             """Four activations of a row, in every lane."""
             return splat_word(builder, builder.add(xs[r], builder.add(depth, INT64(4 * part))))
+
+        def shorts_at(depth: Any, r: int) -> list[Any]:
+            """The same as int16: the even ones and the odd ones."""
+            at = builder.add(builder.add(xs[r], wide_offset), builder.shl(depth, INT64(1)))
+            return [splat_word(builder, at), splat_word(builder, builder.add(at, INT64(4)))]
+
+        def short_step(start: Any, index: Any, sums: list[Any], number: int) -> list[Any]:
+            """Multiply four depths of each column vector as 16-bit integers."""
+            result = list(sums)
+            depth_at = builder.add(start, builder.mul(index, INT64(4)))
+            values = [shorts_at(depth_at, r) for r in range(rows)]
+            for v in range(vectors):
+                (weights,) = weights_at(depth_at, v)
+                sides = spread(builder, weights)
+                for r in range(rows):
+                    cell = number % chains * len(cells) + r * vectors + v
+                    for side, value in zip(sides, values[r], strict=True):
+                        result[cell] = build_dot2(builder, result[cell], side, value)
+            return result
 
         def step(start: Any, index: Any, sums: list[Any], number: int) -> list[Any]:
             """Multiply one register of weights of each column vector: four depths, or eight."""
@@ -235,7 +265,8 @@ def make_quantized_tile(
             """One trip of the loop over a group: `unroll` steps."""
             first = builder.mul(index, INT64(unroll))
             for number in range(unroll):
-                sums = step(start, builder.add(first, INT64(number)), sums, number)
+                multiply = short_step if in_shorts else step
+                sums = multiply(start, builder.add(first, INT64(number)), sums, number)
             return sums
 
         def merged(sums: list[Any]) -> list[Any]:
@@ -245,46 +276,35 @@ def make_quantized_tile(
                 result[i % len(cells)] = builder.add(result[i % len(cells)], value)
             return result
 
-        def short_steps(start: Any, index: Any, sums: list[Any]) -> list[Any]:
+        def steps_in_pairs(start: Any, index: Any, sums: list[Any]) -> list[Any]:
             """32 depths: pairs of products with half a byte of a weight are summed in 16 bits first.
 
-            15 * 127 * 2 is the most of a pair, and 8 of them fit. Of 8 bits the lower and the upper
-            halves are summed apart.
+            15 * 127 * 2 is the most of a pair, and 8 of them fit.
             """
             start = builder.add(start, builder.mul(index, INT64(_SHORT_DEPTHS)))
             zero = ir.Constant(SHORTS, [0] * (2 * LANES))
-            shorts: list[list[list[Any]]] = [
-                [[zero] * short_chains for _ in range(planes)] for _ in cells
-            ]
-            for number in range(_SHORT_DEPTHS // (4 * steps_in_word)):
-                depth_at = builder.add(start, INT64(4 * steps_in_word * number))
-                values = [
-                    [value_at(depth_at, r, part) for part in range(steps_in_word)]
-                    for r in range(rows)
-                ]
+            shorts: list[list[Any]] = [[zero] * short_chains for _ in cells]
+            for number in range(_SHORT_DEPTHS // 8):
+                depth_at = builder.add(start, INT64(8 * number))
+                values = [[value_at(depth_at, r, part) for part in (0, 1)] for r in range(rows)]
                 for v in range(vectors):
-                    for half, weights in enumerate(weights_at(depth_at, v)):
-                        plane, part = (half, 0) if bits == 8 else (0, half)
-                        chain = (steps_in_word * number + part) % short_chains
+                    for part, weights in enumerate(weights_at(depth_at, v)):
+                        chain = (2 * number + part) % short_chains
                         for r in range(rows):
                             pair = [
                                 builder.bitcast(one, BYTES) for one in (weights, values[r][part])
                             ]
-                            products = builders.call(builder, str(in_pairs), SHORTS, pair)
-                            cell = shorts[r * vectors + v][plane]
-                            cell[chain] = builder.add(cell[chain], products)
+                            products = builders.call(builder, pairs_of_bytes(), SHORTS, pair)
+                            chained = shorts[r * vectors + v]
+                            chained[chain] = builder.add(chained[chain], products)
             ones = ir.Constant(SHORTS, [1] * (2 * LANES))
             result: list[Any] = []
-            for total, apart in zip(sums, shorts, strict=True):
-                for plane, chained in enumerate(apart):
-                    short = chained[0]
-                    for other in chained[1:]:
-                        short = builder.add(short, other)
-                    widened = builders.call(builder, WIDENING[LANES], WORDS, [short, ones])
-                    if plane:
-                        widened = builder.shl(widened, builders.constant_vector(4, INT32))
-                    total = builder.add(total, widened)
-                result.append(total)
+            for total, chained in zip(sums, shorts, strict=True):
+                short = chained[0]
+                for other in chained[1:]:
+                    short = builder.add(short, other)
+                widened = builders.call(builder, WIDENING[LANES], WORDS, [short, ones])
+                result.append(builder.add(total, widened))
             return result
 
         def group(index: Any, state: list[Any]) -> list[Any]:
@@ -323,7 +343,7 @@ def make_quantized_tile(
                     initial.append(splat_int(builder, builder.mul(x_sums[r], INT32(-middle))))
             if in_pairs:
                 parts = builder.lshr(span, INT64(_SHORT_DEPTHS.bit_length() - 1))
-                sums = build_loop(builder, parts, initial, lambda i, s: short_steps(start, i, s))
+                sums = build_loop(builder, parts, initial, lambda i, s: steps_in_pairs(start, i, s))
             else:
                 initial += [ir.Constant(WORDS, [0] * LANES)] * (len(cells) * (chains - 1))
                 sums = merged(build_loop(builder, trips, initial, lambda i, s: steps(start, i, s)))
@@ -351,8 +371,8 @@ def make_quantized_tile(
         zero = builders.constant_vector(0.0)
         initial = [INT64(0), INT64(0), *[zero] * len(cells)]
         _, _, *totals = build_loop(builder, groups, initial, group)
-        spread = builders.build_splat(builder, unit)
-        scaled = [builder.fmul(total, spread) for total in totals]
+        units = builders.build_splat(builder, unit)
+        scaled = [builder.fmul(total, units) for total in totals]
         targets = [build_offset(builder, out, out_stride, r) for r in range(rows)]
         columns = [(targets[r], v * LANES) for r, v in cells]
         width = blocks * QUANT_BLOCK
@@ -432,11 +452,13 @@ def _between(builder: ir.IRBuilder, column: int, first: Any, end: Any) -> Any:
     return builder.and_(low, high)
 
 
-@primitive(NOTHING, *[INT] * 6)
+@primitive(NOTHING, *[INT] * 7)
 def quantize_group(
-    builder: ir.IRBuilder, x: Any, count: Any, span: Any, codes: Any, scale: Any, total: Any
-) -> None:
+    builder: ir.IRBuilder, x: Any, count: Any, span: Any, codes: Any, scale: Any, total: Any, wide: Any
+) -> None:  # fmt: skip
     """Round `span` floats at `x` to int8 at `codes`; write their scale, and the sum of the int8.
+
+    Where rows have them as int16 too (`WIDE_BYTES`), these are written at `wide`.
 
     The largest magnitude becomes 127. Only the first `count` floats exist; the others count as 0.
     A NaN or an infinity makes the scale NaN, and so all that is computed with it.
@@ -485,6 +507,12 @@ def quantize_group(
             builders.build_pointer(builder, target, narrow),
             align=1,
         )
+        if WIDE_BYTES:
+            shorts = ir.VectorType(ir.IntType(16), LANES)
+            target = builder.add(wide, builder.mul(index, INT64(WIDE_BYTES * LANES)))
+            pointer = builders.build_pointer(builder, target, shorts)
+            ordered = build_wide_order(builder, builder.trunc(rounded, shorts))
+            builder.store(ordered, pointer, align=2)
         return [builder.add(state[0], rounded)]
 
     (sums,) = build_loop(builder, trips, [ir.Constant(WORDS, [0] * LANES)], round_codes)

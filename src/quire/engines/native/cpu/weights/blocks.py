@@ -22,7 +22,7 @@ from quire.engines.native.cpu.kernels.block_forms import (
     SUPER_SPANS,
     BlockForm,
 )
-from quire.engines.native.cpu.kernels.layout import LINE
+from quire.engines.native.cpu.kernels.layout import LINE, WIDE_BYTES
 from quire.engines.native.cpu.memory.arrays import HugeArena, aligned_zeros
 from quire.engines.native.cpu.program.machine_code import kernel_function
 
@@ -67,7 +67,10 @@ class PackedBlocks:
     @property
     def row_bytes(self) -> int:
         """Bytes from one rounded row to the next, whole cache lines."""
-        size = self.packed_depth * (2 if self.exact else 1) + self.packed_depth // SPAN * 12
+        size = (
+            self.packed_depth * (2 if self.exact else 1 + WIDE_BYTES)
+            + self.packed_depth // SPAN * 12
+        )
         return -(-size // LINE) * LINE
 
     @property
