@@ -21,6 +21,10 @@ from transformers import (
     LlavaForConditionalGeneration,
     MistralConfig,
     PreTrainedModel,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2AudioConfig,
@@ -178,6 +182,38 @@ def _qwen3_vl_moe() -> PreTrainedModel:
     )
 
 
+_QWEN3_5_TEXT: dict[str, Any] = {
+    **_QWEN3_TEXT,
+    "head_dim": 64,  # of which 16 are rotated
+    "num_hidden_layers": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 12,
+    "linear_value_head_dim": 20,
+}
+
+
+def _qwen3_5() -> PreTrainedModel:
+    """Three of four layers have a state in place of keys and values."""
+    text = {**_QWEN3_5_TEXT, "tie_word_embeddings": True}
+    tokens: Any = {**_TOKENS, "tie_word_embeddings": True}
+    return Qwen3_5ForConditionalGeneration(
+        Qwen3_5Config(text_config=text, vision_config=_QWEN3_VISION, **tokens)
+    )
+
+
+def _qwen3_5_moe() -> PreTrainedModel:
+    text = {
+        **_QWEN3_5_TEXT, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40, "layer_types": ["linear_attention", "full_attention"],
+        "num_hidden_layers": 2,
+    }  # fmt: skip
+    tokens: Any = _TOKENS
+    return Qwen3_5MoeForConditionalGeneration(
+        Qwen3_5MoeConfig(text_config=text, vision_config=_QWEN3_VISION, **tokens)
+    )
+
+
 def _llava(text: Any, vision: Any = None, **changes: Any) -> PreTrainedModel:
     vision = vision or CLIPVisionConfig(**_CLIP)
     config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=IMAGE, **changes)
@@ -247,6 +283,8 @@ KINDS: dict[str, Callable[..., PreTrainedModel]] = {
     "gemma3": _gemma3,
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": _qwen3_vl_moe,
+    "qwen3_5": _qwen3_5,
+    "qwen3_5_moe": _qwen3_5_moe,
     "internvl": lambda: _internvl(
         Qwen2Config(**{**_TEXT, "intermediate_size": 96}), attention_bias=True
     ),
@@ -281,11 +319,14 @@ def make_media_model(
         model: Any = KINDS[kind](**changes)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if parameter.ndim == 1:
+                if name.endswith(".A_log"):  # slow enough that a state remembers
+                    parameter.copy_(torch.randn_like(parameter) - 2)
+                elif parameter.ndim == 1:
                     at_zero = name.endswith("bias")
                     parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
                 elif kind in ("gemma3", "yi_vl") and "projector" in name:
                     parameter.copy_(0.15 * torch.randn_like(parameter))
+            model.get_output_embeddings().weight[IMAGE : AUDIO + 1] = 0  # it writes no placeholders
     model.set_attn_implementation("eager")
     model.to(dtype).save_pretrained(folder, save_original_format=as_on_hub)
     _processor(kind).save_pretrained(folder)
