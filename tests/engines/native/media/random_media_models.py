@@ -184,7 +184,9 @@ def _qwen3_vl_moe() -> PreTrainedModel:
 
 _QWEN3_5_TEXT: dict[str, Any] = {
     **_QWEN3_TEXT,
-    "head_dim": 64,  # of which 16 are rotated
+    "head_dim": 64,
+    # A dictionary of its own: transformers changes the one that it is given.
+    "rope_parameters": {**_QWEN3_TEXT["rope_parameters"], "partial_rotary_factor": 0.25},
     "num_hidden_layers": 4,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
