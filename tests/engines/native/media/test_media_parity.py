@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from quire.engines.native.core import engine as engine_module
 from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.weights.packed import QuantizedKind
@@ -181,7 +182,9 @@ def test_together(subject: Subject, make_engine: MakeEngine, max_batch_tokens: i
     assert hits == sum((len(prompt) - 1) // 16 * 16 for prompt in subject.prompts)
 
 
-def test_logprobs(subject: Subject, make_engine: MakeEngine) -> None:
+def test_logprobs(
+    subject: Subject, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Close to the oracle's, and bitwise the same however they are computed."""
     options = {"logprobs": 0, "prompt_logprobs": 0}
     whole = [logprobs(one) for one in together(make_engine(), subject, **options)]
@@ -189,6 +192,10 @@ def test_logprobs(subject: Subject, make_engine: MakeEngine) -> None:
         np.testing.assert_allclose(found, subject.logprobs(number), atol=1e-4)
     cut = make_engine(max_batch_tokens=19, num_threads=2, prefix_caching=False)
     assert [logprobs(one) for one in together(cut, subject, **options)] == whole
+    # Rows of a picture that is not cut have logits in parts.
+    monkeypatch.setattr(engine_module, "_LOGITS_BYTES", 5 * 4 * 300)
+    few = make_engine()
+    assert [logprobs(one) for one in together(few, subject, **options)] == whole
 
 
 def test_preempted(subject: Subject, make_engine: MakeEngine) -> None:
