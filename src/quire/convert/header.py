@@ -56,11 +56,8 @@ _OF_TYPES: Final[Mapping[str, Architecture]] = {
 _WITH_BETAS: Final = ("mistral3",)
 """The architectures for which llama.cpp reads YaRN's two betas."""
 _SAME_ANGLES = 2e-6  # of a frequency: a file has divisors of frequencies, in float32
-_FREE: Final = (
-    *("model_type", "names", "quantization", "is_split", "tiled_output"),
-    *("whole_media_tokens", "deep_media_layers"),
-)
-"""What a file need not say; the last two are of a tower, which is in another file."""
+_FREE: Final = ("model_type", "names", "quantization", "is_split", "tiled_output", "media")
+"""What a file need not say; media are of a tower, which is in another file."""
 _Difference: TypeAlias = tuple[str, Any, Any]
 
 

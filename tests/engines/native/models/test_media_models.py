@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING
 
 from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.rope import override_rope
-from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.spec import DecoderSpec, MediaSpec
 from quire.errors import ModelError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig
 
@@ -237,8 +237,7 @@ def test_as_transformers_reads_it(name: str) -> None:
         sections = sections or (16, 24, 24)
     assert found.rope.sections == sections
     deep = getattr(whole.vision_config, "deepstack_visual_indexes", ()) if "3" in name else ()
-    assert found.deep_media_layers == len(deep)
-    assert not found.whole_media_tokens
+    assert found.media == MediaSpec(deep_layers=len(deep))
     if found.experts is not None:
         assert found.experts.router.normalised == (name in ("qwen3_vl_moe", "qwen3_5_moe"))
         sizes = (text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size)
@@ -254,10 +253,10 @@ def test_more_layers_with_features_than_there_are(layers: Any) -> None:
 
 def test_pictures_of_gemma_3_are_whole() -> None:
     text = {"model_type": "gemma3_text", "num_hidden_layers": 6}
-    assert spec({"model_type": "gemma3", "text_config": text}).whole_media_tokens == 256
-    assert spec({**text, "model_type": "gemma3_text"}).whole_media_tokens == 0
+    assert spec({"model_type": "gemma3", "text_config": text}).media.whole_tokens == 256
+    assert spec({**text, "model_type": "gemma3_text"}).media.whole_tokens == 0
     config = {"model_type": "gemma3", "text_config": text, "mm_tokens_per_image": 64}
-    assert spec(config).whole_media_tokens == 64
+    assert spec(config).media.whole_tokens == 64
 
 
 def sections_of(found: DecoderSpec) -> tuple[int, ...]:

@@ -167,9 +167,7 @@ def test_override_none_keeps_the_models_own() -> None:
 ROTATED = {"glm4v_text": 0.5, "qwen3_5_text": 0.75}
 
 
-def mrope(
-    model_type: str, sections: list[int] | None, head_dim: int = 64
-) -> dict[str, Any]:
+def mrope(model_type: str, sections: list[int] | None, head_dim: int = 64) -> dict[str, Any]:
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4}
     if sections is not None:
         rope["mrope_section"] = sections

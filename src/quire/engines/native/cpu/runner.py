@@ -149,9 +149,7 @@ class CpuRunner:
         (check_shapes if plain else check_batch)(batch, self)
         logits_count = len(batch.logits_rows)
         if logits_count and not self._model.has_head:
-            raise ValueError(
-                "a batch asks for logits of a model that was loaded without its head"
-            )
+            raise ValueError("a batch asks for logits of a model that was loaded without its head")
         self._team.wait_until_idle()  # from here on its arguments change
         self._take_over(batch, plain, logits_count)
         if len(batch.token_ids):
