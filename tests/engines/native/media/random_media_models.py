@@ -186,7 +186,12 @@ _QWEN3_5_TEXT: dict[str, Any] = {
     **_QWEN3_TEXT,
     "head_dim": 64,
     # A dictionary of its own: transformers changes the one that it is given.
-    "rope_parameters": {**_QWEN3_TEXT["rope_parameters"], "partial_rotary_factor": 0.25},
+    "rope_parameters": {
+        **_MROPE,
+        "rope_theta": 100.0,  # so that all pairs turn far
+        "mrope_section": [3, 3, 2],
+        "partial_rotary_factor": 0.25,
+    },
     "num_hidden_layers": 4,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
@@ -324,7 +329,7 @@ def make_media_model(
                 if name.endswith(".A_log"):  # slow enough that a state remembers
                     parameter.copy_(torch.randn_like(parameter) - 2)
                 elif parameter.ndim == 1:
-                    at_zero = name.endswith("bias")
+                    at_zero = name.endswith("bias") or _is_norm_at_zero(name, kind)
                     parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
                 elif kind in ("gemma3", "yi_vl") and "projector" in name:
                     parameter.copy_(0.15 * torch.randn_like(parameter))
@@ -337,6 +342,12 @@ def make_media_model(
         values = {"size": limits, "patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
         (folder / "video_preprocessor_config.json").write_text(json.dumps(values))
     return model.float().eval()
+
+
+def _is_norm_at_zero(name: str, kind: str) -> bool:
+    """Whether the weights of a norm are those to which 1 is added."""
+    of_text = kind.startswith("qwen3_5") and "language_model" in name
+    return of_text and not name.endswith("linear_attn.norm.weight")
 
 
 def _processor(kind: str) -> Any:
