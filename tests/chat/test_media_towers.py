@@ -36,7 +36,13 @@ TOKENS: dict[str, dict[int, str]] = {
         VIDEO: "<|video_pad|>",
     },
 }  # fmt: skip
-TEMPLATES = {"gemma3": "gemma3", "internvl": "intern_vl", "qwen3_vl": "qwen3_vl"}
+TOKENS["qwen3_5"] = TOKENS["qwen3_vl"]
+TEMPLATES = {
+    "gemma3": "gemma3",
+    "internvl": "intern_vl",
+    "qwen3_vl": "qwen3_vl",
+    "qwen3_5": "qwen3_5",
+}
 
 
 class Seeing:
@@ -45,7 +51,7 @@ class Seeing:
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder, self.kind = folder, kind
         self.oracle: Any = make_media_model(folder, kind)
-        if kind != "qwen3_vl":
+        if not kind.startswith("qwen3"):
             (folder / "processor_config.json").write_text('{"image_seq_length": 16}')
         self._add_tokens()
         self.model = ChatModel(

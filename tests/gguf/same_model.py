@@ -20,10 +20,8 @@ from quire.gguf.weights import GgufSource, GgufTensor, in_folder_order, open_fil
 from quire.weights.hub_config import HubConfig
 from quire.weights.safetensors import SafetensorsFile
 
-_FREE = (
-    *("names", "model_type", "rope", "is_split", "tiled_output"),
-    *("whole_media_tokens", "deep_media_layers"),  # of a tower, which is in another file
-)
+# Media are of a tower, which is in another file.
+_FREE = ("names", "model_type", "rope", "is_split", "tiled_output", "media")
 
 
 def open_model(path: Path) -> tuple[GgufSource, DecoderSpec]:

@@ -53,15 +53,11 @@ _OF_TYPES: Final[Mapping[str, Architecture]] = {
     if architecture.is_written
     for model_type in architecture.model_types
 }
-_QWEN3_5_SECTIONS: Final = (11, 11, 10)  # where the config names none
 _WITH_BETAS: Final = ("mistral3",)
 """The architectures for which llama.cpp reads YaRN's two betas."""
 _SAME_ANGLES = 2e-6  # of a frequency: a file has divisors of frequencies, in float32
-_FREE: Final = (
-    *("model_type", "names", "quantization", "is_split", "tiled_output"),
-    *("whole_media_tokens", "deep_media_layers"),
-)
-"""What a file need not say; the last two are of a tower, which is in another file."""
+_FREE: Final = ("model_type", "names", "quantization", "is_split", "tiled_output", "media")
+"""What a file need not say; media are of a tower, which is in another file."""
 _Difference: TypeAlias = tuple[str, Any, Any]
 
 
@@ -104,7 +100,6 @@ def header_of(
         "attention.value_length": attention.shape.value_dim,
         eps_key(architecture): float(spec.final_norm.eps),
         "n_deepstack_layers": _deepstack_layers(folder, architecture),
-        "rope.dimension_sections": _sections(folder, architecture),
         **_ffn(spec, architecture, folder),
         **_windows(spec, architecture),
         **_rope(spec, attention, architecture, folder),
@@ -221,17 +216,6 @@ def _deepstack_layers(folder: Path, architecture: Architecture) -> int | None:
         return None
     vision: dict[str, Any] = read_json(folder, "config.json").get("vision_config") or {}
     return len(vision.get("deepstack_visual_indexes") or ())
-
-
-def _sections(folder: Path, architecture: Architecture) -> Written | None:
-    """M-RoPE's sections of Qwen3.5, which llama.cpp asks for, though a text is the same with any."""
-    if not architecture.tiled_values:
-        return None
-    config = read_json(folder, "config.json")
-    text: dict[str, Any] = config.get("text_config") or config
-    rope: dict[str, Any] = text.get("rope_parameters") or {}
-    sections: Sequence[int] = rope.get("mrope_section") or _QWEN3_5_SECTIONS
-    return np.array([*sections, 0, 0, 0, 0][:4], np.int32)
 
 
 def _dense_size(spec: DecoderSpec) -> int | None:

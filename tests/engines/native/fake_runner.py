@@ -101,6 +101,13 @@ class FakeRunner:
             self.after_run(batch, logits)
         return logits
 
+    def run_head(self, batch: Batch) -> NDArray[np.float32]:
+        assert batch.token_ids is self.batches[-1].token_ids
+        logits = self._hashes(batch, batch.logits_rows, self.vocab_size, self.habit)
+        if self.after_run is not None:
+            self.after_run(batch, logits)
+        return logits
+
     def load_adapter(self, adapter: Adapter) -> FakeAdapter:
         return FakeAdapter(adapter.number, adapter.rank)
 

@@ -516,7 +516,10 @@ def test_bad_logits_end_their_own_row_alone(bad: float, temperature: float) -> N
     assert all_free(engine)
 
 
-def test_bad_logits_of_a_prompt_end_a_request_that_wants_them() -> None:
+@pytest.mark.parametrize("most_logits", [1, 2, 100])
+def test_bad_logits_of_a_prompt_end_a_request_that_wants_them(
+    most_logits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runner = FakeRunner()
 
     def spoil(batch: Batch, logits: NDArray[np.float32]) -> None:
@@ -524,6 +527,7 @@ def test_bad_logits_of_a_prompt_end_a_request_that_wants_them() -> None:
 
     runner.after_run = spoil
     engine = make_engine(runner)
+    monkeypatch.setattr(engine, "_max_logits_rows", most_logits)
     engine.add("wants", Prompt(PROMPT), greedy(3, prompt_logprobs=1, n=2))
     engine.add("does not", Prompt(PROMPT), greedy(3))
     results = run(engine)

@@ -118,8 +118,14 @@ def test_a_run_has_its_own_rotary_positions() -> None:
     assert media.key(7, 10) == b""
 
 
-def test_whole_media_are_never_cut() -> None:
-    """A chunk goes on to a picture's end, beyond the budget if it must, whoever else is there."""
+@pytest.mark.parametrize("most_logits", [None, 1, 4])
+def test_whole_media_are_never_cut(
+    most_logits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk goes on to a picture's end, beyond the budget if it must, whoever else is there.
+
+    The logits of its rows for log-probabilities come in parts, if they are too many.
+    """
     runner = FakeRunner(block_size=4, vocab_size=24, whole_tokens=6, num_blocks=60)
     engine = Engine(runner, lambda params: NumberText(), max_sequences=6, max_batch_tokens=7)
     params = SamplingParams(max_tokens=9, temperature=0.0, prompt_logprobs=0)
@@ -134,6 +140,10 @@ def test_whole_media_are_never_cut() -> None:
         )
         big.add(name, prompt, params)
         alone[name] = [delta for _, delta in steps_of(big)]
+    wanted: list[int] = []
+    runner.after_run = lambda batch, _: wanted.append(len(batch.logits_rows))
+    if most_logits is not None:
+        monkeypatch.setattr(engine, "_max_logits_rows", most_logits)
     for name, prompt in prompts.items():
         engine.add(name, prompt, params)
     found: dict[str, list[Delta]] = {name: [] for name in prompts}
@@ -144,6 +154,12 @@ def test_whole_media_are_never_cut() -> None:
         assert [d.prompt_logprobs for d in found[name]] == [d.prompt_logprobs for d in alone[name]]
     sizes = [batch.num_rows for batch in runner.batches]
     assert 7 < max(sizes) <= 7 + 6 - 1
+    if most_logits is None:
+        assert max(wanted) > 9
+        assert len(wanted) == len(sizes)
+    else:  # and one of each prompt, from which a token is drawn
+        assert max(wanted) <= most_logits + len(prompts)
+        assert len(wanted) > len(sizes)
 
 
 def steps_of(engine: Engine) -> Iterator[tuple[str, Delta]]:

@@ -549,6 +549,7 @@ class ReferenceRunner:
         self._states: dict[tuple[int, int], Any] = {}  # by layer and slot
         self._spec, self._weights = spec, weights
         self.hidden: Floats = np.zeros((0, spec.hidden_size), np.float32)
+        self._normed = self.hidden
         shapes = {
             index: layer.cached_shape
             for index, layer in enumerate(spec.layers)
@@ -603,7 +604,12 @@ class ReferenceRunner:
             if batch.deep_embeds is not None and layer < len(batch.deep_embeds):
                 x[batch.embed_rows] += batch.deep_embeds[layer]
         x = streams.end() if streams else x
-        normed = _norm(x, spec.final_norm, tensors, "final_norm")
+        self._normed = _norm(x, spec.final_norm, tensors, "final_norm")
+        return self.run_head(batch)
+
+    def run_head(self, batch: Batch) -> Floats:
+        """Compute the head for other rows of the last batch; see `Runner`."""
+        spec, tensors, normed = self._spec, self._weights.tensors, self._normed
         self.hidden = normed[batch.hidden_rows]
         if "head" not in tensors:
             return np.zeros((0, self.vocab_size), np.float32)

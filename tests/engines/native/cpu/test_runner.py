@@ -368,8 +368,10 @@ def test_saved_and_copied_states_serve_as_the_first(
         np.testing.assert_array_equal(runner.run(again), whole[first:])
 
 
-def test_only_the_wanted_rows(folders: Callable[..., Path], load: Load) -> None:
-    runner, ids = load(folders("qwen2"), num_threads=2), random_ids(50)
+@pytest.mark.parametrize("kind", ["qwen2", "cohere2", "gemma3n_text", "gpt2"])
+def test_only_the_wanted_rows(kind: str, folders: Callable[..., Path], load: Load) -> None:
+    """And others of the same batch afterwards, with the hidden states that it asks for."""
+    runner, ids = load(folders(kind), num_threads=2), random_ids(50)
     batch = make_batch([(ids, 0, table_of(50))])
     every = runner.run(batch).copy()
     rows = np.array([49, 3], np.int32)
@@ -377,6 +379,18 @@ def test_only_the_wanted_rows(folders: Callable[..., Path], load: Load) -> None:
     np.testing.assert_array_equal(some, every[rows])
     none = runner.run(dataclasses.replace(batch, logits_rows=rows[:0]))
     assert none.shape == (0, 300)
+    again = dataclasses.replace(batch, hidden_rows=np.array([7, 8], np.int32), logits_rows=rows)
+    runner.run(again)
+    hidden = runner.hidden.copy()
+    for part in (np.arange(49, dtype=np.int32), rows, rows[:0]):
+        found = runner.run_head(dataclasses.replace(again, logits_rows=part))
+        np.testing.assert_array_equal(found, every[part])
+        np.testing.assert_array_equal(runner.hidden, hidden)
+    with pytest.raises(ValueError, match="ran last"):
+        runner.run_head(make_batch([(ids, 0, table_of(50))]))
+    with pytest.raises(ValueError, match="logits_rows"):
+        runner.run_head(dataclasses.replace(again, logits_rows=np.array([50], np.int32)))
+    np.testing.assert_array_equal(runner.run(batch), every)
 
 
 def test_copied_blocks_serve_as_the_first(folders: Callable[..., Path], load: Load) -> None:

@@ -28,6 +28,10 @@ from transformers import (
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3Config,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
@@ -178,6 +182,45 @@ def _qwen3_vl_moe() -> PreTrainedModel:
     )
 
 
+_QWEN3_5_TEXT: dict[str, Any] = {
+    **_QWEN3_TEXT,
+    "head_dim": 64,
+    # A dictionary of its own: transformers changes the one that it is given.
+    "rope_parameters": {
+        **_MROPE,
+        "rope_theta": 100.0,  # so that all pairs turn far
+        "mrope_section": [3, 3, 2],
+        "partial_rotary_factor": 0.25,
+    },
+    "num_hidden_layers": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 12,
+    "linear_value_head_dim": 20,
+}
+
+
+def _qwen3_5() -> PreTrainedModel:
+    """Three of four layers have a state in place of keys and values."""
+    text = {**_QWEN3_5_TEXT, "tie_word_embeddings": True}
+    tokens: Any = {**_TOKENS, "tie_word_embeddings": True}
+    return Qwen3_5ForConditionalGeneration(
+        Qwen3_5Config(text_config=text, vision_config=_QWEN3_VISION, **tokens)
+    )
+
+
+def _qwen3_5_moe() -> PreTrainedModel:
+    text = {
+        **_QWEN3_5_TEXT, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40, "layer_types": ["linear_attention", "full_attention"],
+        "num_hidden_layers": 2,
+    }  # fmt: skip
+    tokens: Any = _TOKENS
+    return Qwen3_5MoeForConditionalGeneration(
+        Qwen3_5MoeConfig(text_config=text, vision_config=_QWEN3_VISION, **tokens)
+    )
+
+
 def _llava(text: Any, vision: Any = None, **changes: Any) -> PreTrainedModel:
     vision = vision or CLIPVisionConfig(**_CLIP)
     config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=IMAGE, **changes)
@@ -247,6 +290,8 @@ KINDS: dict[str, Callable[..., PreTrainedModel]] = {
     "gemma3": _gemma3,
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": _qwen3_vl_moe,
+    "qwen3_5": _qwen3_5,
+    "qwen3_5_moe": _qwen3_5_moe,
     "internvl": lambda: _internvl(
         Qwen2Config(**{**_TEXT, "intermediate_size": 96}), attention_bias=True
     ),
@@ -281,11 +326,14 @@ def make_media_model(
         model: Any = KINDS[kind](**changes)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if parameter.ndim == 1:
-                    at_zero = name.endswith("bias")
+                if name.endswith(".A_log"):  # slow enough that a state remembers
+                    parameter.copy_(torch.randn_like(parameter) - 2)
+                elif parameter.ndim == 1:
+                    at_zero = name.endswith("bias") or _is_norm_at_zero(name, kind)
                     parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
                 elif kind in ("gemma3", "yi_vl") and "projector" in name:
                     parameter.copy_(0.15 * torch.randn_like(parameter))
+            model.get_output_embeddings().weight[IMAGE : AUDIO + 1] = 0  # it writes no placeholders
     model.set_attn_implementation("eager")
     model.to(dtype).save_pretrained(folder, save_original_format=as_on_hub)
     _processor(kind).save_pretrained(folder)
@@ -294,6 +342,12 @@ def make_media_model(
         values = {"size": limits, "patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
         (folder / "video_preprocessor_config.json").write_text(json.dumps(values))
     return model.float().eval()
+
+
+def _is_norm_at_zero(name: str, kind: str) -> bool:
+    """Whether the weights of a norm are those to which 1 is added."""
+    of_text = kind.startswith("qwen3_5") and "language_model" in name
+    return of_text and not name.endswith("linear_attn.norm.weight")
 
 
 def _processor(kind: str) -> Any:

@@ -161,13 +161,14 @@ def test_clips_of_qwen3_vl_are_cut_as_its_video_processor_cuts_them(
         ("gemma3", Gemma3, "<image_soft_token>"),
         ("internvl", InternVL, "<IMG_CONTEXT>"),
         ("qwen3_vl", Qwen3VL, "<|image_pad|>"),
+        ("qwen3_5", Qwen3VL, "<|image_pad|>"),
     ],
 )
 def test_families_count_what_towers_give(
     kind: str, family: type[MediaFamily], token: str, tmp_path: Path
 ) -> None:
     make_media_model(tmp_path, kind)
-    if kind != "qwen3_vl":
+    if family is not Qwen3VL:
         (tmp_path / "processor_config.json").write_text('{"image_seq_length": 16}')
     encoder, written = MediaEncoder.of_folder(tmp_path), family(MediaSettings.from_folder(tmp_path))
     for size in ((20, 30), (64, 8), (100, 100), (33, 47)):
@@ -223,7 +224,17 @@ def test_the_engine_imports_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["gemma3", "internvl", "llava", "qwen2_5_vl", "qwen2_audio", "qwen3_vl", "yi_vl"]
+    "kind",
+    [
+        "gemma3",
+        "internvl",
+        "llava",
+        "qwen2_5_vl",
+        "qwen2_audio",
+        "qwen3_vl",
+        "qwen3_5_moe",
+        "yi_vl",
+    ],
 )
 def test_narrow_weights_are_computed_in_float32(kind: str, tmp_path: Path) -> None:
     model = make_media_model(tmp_path, kind, dtype=torch.bfloat16)

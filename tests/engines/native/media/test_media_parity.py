@@ -2,7 +2,7 @@
 
 Features come from the tower through `MediaEncoder`; the oracle is the whole model of transformers on
 its own processor's inputs. Requests run alone, together with ones of text alone, in chunks that cut
-media, from the prefix cache, and again after preemption.
+media, from the prefix cache, with several completions, and again after preemption.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 
+from quire.engines.native.core import engine as engine_module
 from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
+from quire.engines.native.cpu.weights.packed import QuantizedKind
 from quire.engines.native.media.encoder import MediaEncoder
 from quire.outputs import Delta
 from quire.prompt import MediaItem, Prompt
@@ -37,7 +39,9 @@ from tests.engines.native.media.random_media_models import (
 from tests.engines.native.test_parity import NoText, run
 
 NEW_TOKENS = 12
-BLOCK_BYTES = 2 * 2 * 16 * 32 * 4  # layers, heads of the keys, positions, key and value
+COMPLETIONS = 3
+NUM_BLOCKS = 64
+CACHE_BYTES = 2**23
 TOKEN_OF = {"image": IMAGE, "video": VIDEO, "audio": AUDIO}
 MakeEngine = Callable[..., Engine]
 Media = list[Any]
@@ -119,14 +123,18 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def make_engine(subject: Subject) -> Iterator[MakeEngine]:
     made: list[Engine] = []
 
-    def make(*, blocks: int = 64, num_threads: int = 1, **options: Any) -> Engine:
+    def make(
+        *, num_threads: int = 1, quantize: QuantizedKind | None = None, **options: Any
+    ) -> Engine:
         runner = load_model(
             subject.folder,
+            quantize=quantize,
             max_model_len=256,
-            kv_cache_memory=blocks * BLOCK_BYTES,
+            kv_cache_memory=CACHE_BYTES,
             num_threads=num_threads,
             max_batch_tokens=options.get("max_batch_tokens", 2048),
         )
+        runner.num_blocks = NUM_BLOCKS  # the others are never used
         made.append(Engine(runner, lambda params: NoText(), **{"max_sequences": 16, **options}))
         return made[-1]
 
@@ -174,7 +182,9 @@ def test_together(subject: Subject, make_engine: MakeEngine, max_batch_tokens: i
     assert hits == sum((len(prompt) - 1) // 16 * 16 for prompt in subject.prompts)
 
 
-def test_logprobs(subject: Subject, make_engine: MakeEngine) -> None:
+def test_logprobs(
+    subject: Subject, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Close to the oracle's, and bitwise the same however they are computed."""
     options = {"logprobs": 0, "prompt_logprobs": 0}
     whole = [logprobs(one) for one in together(make_engine(), subject, **options)]
@@ -182,10 +192,20 @@ def test_logprobs(subject: Subject, make_engine: MakeEngine) -> None:
         np.testing.assert_allclose(found, subject.logprobs(number), atol=1e-4)
     cut = make_engine(max_batch_tokens=19, num_threads=2, prefix_caching=False)
     assert [logprobs(one) for one in together(cut, subject, **options)] == whole
+    # Rows of a picture that is not cut have logits in parts.
+    monkeypatch.setattr(engine_module, "_LOGITS_BYTES", 5 * 4 * 300)
+    few = make_engine()
+    assert [logprobs(one) for one in together(few, subject, **options)] == whole
 
 
 def test_preempted(subject: Subject, make_engine: MakeEngine) -> None:
     engine = make_engine(max_batch_tokens=48, prefix_caching=False)
+    assert preempted(engine, subject) == subject.answers
+    assert engine.statistics.preemptions >= len(subject.prompts)
+
+
+def preempted(engine: Engine, subject: Subject) -> list[tuple[int, ...]]:
+    """The answers, all of which begin anew some times."""
     for number, prompt in enumerate(subject.prompts):
         engine.add(str(number), prompt, greedy())
     found: dict[str, list[int]] = {}
@@ -198,21 +218,48 @@ def test_preempted(subject: Subject, make_engine: MakeEngine) -> None:
             found.setdefault(request_id, []).extend(delta.token_ids)
         if not engine.has_work:
             break
-    answers = [tuple(found[str(number)]) for number in range(len(subject.prompts))]
-    assert answers == subject.answers
-    assert engine.statistics.preemptions >= len(subject.prompts)
+    return [tuple(found[str(number)]) for number in range(len(subject.prompts))]
 
 
 def test_drafts_and_several_completions(subject: Subject, make_engine: MakeEngine) -> None:
     """Drafted tokens go on from the same places, and so do completions that share a prompt."""
-    engine = make_engine(speculation=4)
+    for speculation in (0, 4):
+        check_completions(make_engine(speculation=speculation), subject, subject.answers)
+
+
+def check_completions(engine: Engine, subject: Subject, answers: list[tuple[int, ...]]) -> None:
+    """All three completions of each prompt are its answer."""
+    found = together(engine, subject, n=COMPLETIONS)
+    for deltas, answer in zip(found, answers, strict=True):
+        for index in range(COMPLETIONS):
+            assert tokens([delta for delta in deltas if delta.index == index]) == answer
+
+
+def test_int8_weights(
+    subject: Subject, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same to the bit however they are computed, and near what whole weights give."""
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path))
+    options = {"logprobs": 0, "prompt_logprobs": 0}
+    engine = make_engine(quantize="int8")
+    whole = together(engine, subject, **options)
+    wanted = [logprobs(one) for one in whole]
+    errors: list[float] = []
+    for number, (found, prompt) in enumerate(zip(wanted, subject.prompts, strict=True)):
+        exact = subject.logprobs(number)[: len(prompt) - 1]
+        errors += np.abs(np.array(found[: len(exact)]) - exact).tolist()
+    assert 0 < np.median(errors) < 0.1
     for number, prompt in enumerate(subject.prompts):
-        engine.add(str(number), prompt, greedy(n=2))
-    found = run(engine)
-    for number, answer in enumerate(subject.answers):
-        for index in range(2):
-            deltas = [delta for delta in found[str(number)] if delta.index == index]
-            assert tokens(deltas) == answer
+        engine.add("alone", prompt, greedy(**options))
+        assert logprobs(run(engine)["alone"]) == wanted[number]
+    cut = make_engine(quantize="int8", max_batch_tokens=19, num_threads=2)
+    assert [logprobs(one) for one in together(cut, subject, **options)] == wanted
+    answers = [tokens(one) for one in whole]
+    hits = cut.statistics.prefix_hit_tokens
+    assert [tokens(one) for one in together(cut, subject)] == answers
+    assert cut.statistics.prefix_hit_tokens > hits
+    assert preempted(cut, subject) == answers
+    check_completions(cut, subject, answers)
 
 
 def test_names_of_weights_as_transformers_5_has_them(subject: Subject, tmp_path: Path) -> None:

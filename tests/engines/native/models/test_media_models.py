@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING
 
 from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.rope import override_rope
-from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.spec import DecoderSpec, MediaSpec
 from quire.errors import ModelError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig
 
@@ -101,6 +101,57 @@ QWEN3_VL_MOE: dict[str, Any] = {
     },
     "vision_config": {"deepstack_visual_indexes": [8, 16], "model_type": "qwen3_vl_moe"},
 }
+_QWEN3_5_TEXT: dict[str, Any] = {
+    "attn_output_gate": True,
+    "full_attention_interval": 4,
+    "head_dim": 256,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_value_head_dim": 128,
+    "max_position_embeddings": 262144,
+    "mtp_num_hidden_layers": 1,
+    "num_attention_heads": 16,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {
+        "mrope_interleaved": True,
+        "mrope_section": [11, 11, 10],
+        "partial_rotary_factor": 0.25,
+        "rope_theta": 10000000,
+        "rope_type": "default",
+    },
+    "vocab_size": 248320,
+}
+QWEN3_5: dict[str, Any] = {
+    "model_type": "qwen3_5",
+    "tie_word_embeddings": False,
+    "text_config": {
+        **_QWEN3_5_TEXT,
+        "model_type": "qwen3_5_text",
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 4,
+    },
+    "vision_config": {"deepstack_visual_indexes": [], "model_type": "qwen3_5"},
+}
+QWEN3_5_MOE: dict[str, Any] = {
+    **QWEN3_5,
+    "model_type": "qwen3_5_moe",
+    "text_config": {
+        **_QWEN3_5_TEXT,
+        "model_type": "qwen3_5_moe_text",
+        "hidden_size": 2048,
+        "moe_intermediate_size": 512,
+        "num_experts": 256,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 40,
+        "num_key_value_heads": 2,
+        "shared_expert_intermediate_size": 512,
+    },
+    "vision_config": {"deepstack_visual_indexes": [], "model_type": "qwen3_5_moe"},
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llava": LLAVA,
     "llava_of_mistral": {
@@ -146,6 +197,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "qwen3_vl": QWEN3_VL,
     "qwen3_vl_moe": QWEN3_VL_MOE,
+    "qwen3_5": QWEN3_5,
+    "qwen3_5_moe": QWEN3_5_MOE,
 }
 
 
@@ -184,10 +237,9 @@ def test_as_transformers_reads_it(name: str) -> None:
         sections = sections or (16, 24, 24)
     assert found.rope.sections == sections
     deep = getattr(whole.vision_config, "deepstack_visual_indexes", ()) if "3" in name else ()
-    assert found.deep_media_layers == len(deep)
-    assert not found.whole_media_tokens
+    assert found.media == MediaSpec(deep_layers=len(deep))
     if found.experts is not None:
-        assert found.experts.router.normalised == (name == "qwen3_vl_moe")
+        assert found.experts.router.normalised == (name in ("qwen3_vl_moe", "qwen3_5_moe"))
         sizes = (text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size)
         assert (found.experts.count, found.experts.per_token, found.experts.ffn_size) == sizes
 
@@ -201,10 +253,10 @@ def test_more_layers_with_features_than_there_are(layers: Any) -> None:
 
 def test_pictures_of_gemma_3_are_whole() -> None:
     text = {"model_type": "gemma3_text", "num_hidden_layers": 6}
-    assert spec({"model_type": "gemma3", "text_config": text}).whole_media_tokens == 256
-    assert spec({**text, "model_type": "gemma3_text"}).whole_media_tokens == 0
+    assert spec({"model_type": "gemma3", "text_config": text}).media.whole_tokens == 256
+    assert spec({**text, "model_type": "gemma3_text"}).media.whole_tokens == 0
     config = {"model_type": "gemma3", "text_config": text, "mm_tokens_per_image": 64}
-    assert spec(config).whole_media_tokens == 64
+    assert spec(config).media.whole_tokens == 64
 
 
 def sections_of(found: DecoderSpec) -> tuple[int, ...]:
@@ -224,6 +276,14 @@ def test_sections_that_do_not_fit(sections: Any) -> None:
         return
     with pytest.raises(ModelError, match="mrope_section"):
         spec(wrong)
+
+
+@pytest.mark.parametrize("sections", [[11, 11, 11], [16, 16], [], [22, 10, 0], "x"])
+def test_sections_that_do_not_fit_heads_of_which_a_quarter_is_rotated(sections: Any) -> None:
+    text = QWEN3_5["text_config"]
+    rope = {**text["rope_parameters"], "mrope_section": sections}
+    with pytest.raises(ModelError, match="mrope_section"):
+        spec({**QWEN3_5, "text_config": {**text, "rope_parameters": rope}})
 
 
 def test_a_decoder_that_is_not_known() -> None:

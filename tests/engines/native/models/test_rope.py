@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.glm4v.modeling_glm4v import Glm4vTextRotaryEmbedding
 from transformers.models.ministral3.modeling_ministral3 import get_llama_4_attn_scale
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5TextRotaryEmbedding
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
 from quire.engines.native.models.layers.rope import QueryScale, RopeSpec
@@ -163,28 +164,24 @@ def test_override_none_keeps_the_models_own() -> None:
 # ---- M-RoPE, and factors of queries
 
 
-def mrope(model_type: str, sections: list[int]) -> dict[str, Any]:
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections}
-    if model_type == "glm4v_text":
-        rope["partial_rotary_factor"] = 0.5
-    return {**BASE, "model_type": model_type, "head_dim": 64, "rope_parameters": rope}
+ROTATED = {"glm4v_text": 0.5, "qwen3_5_text": 0.75}
 
 
-@pytest.mark.parametrize(
-    ("model_type", "sections", "embedding"),
-    [
-        ("qwen3_vl_text", [12, 10, 10], Qwen3VLTextRotaryEmbedding),
-        ("qwen3_vl_text", [24, 4, 4], Qwen3VLTextRotaryEmbedding),
-        ("qwen3_vl_text", [10, 8, 14], Qwen3VLTextRotaryEmbedding),
-        ("glm4v_text", [4, 6, 6], Glm4vTextRotaryEmbedding),
-        ("glm4v_text", [2, 4, 4, 6], Glm4vTextRotaryEmbedding),
-    ],
-)
-def test_mrope_of_three_positions(model_type: str, sections: list[int], embedding: Any) -> None:
-    values = mrope(model_type, sections)
+def mrope(model_type: str, sections: list[int] | None, head_dim: int = 64) -> dict[str, Any]:
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4}
+    if sections is not None:
+        rope["mrope_section"] = sections
+    if model_type in ROTATED:
+        rope["partial_rotary_factor"] = ROTATED[model_type]
+    sizes = {"head_dim": head_dim, "num_hidden_layers": 4}  # Qwen3.5's last has attention
+    return {**BASE, **sizes, "model_type": model_type, "rope_parameters": rope}
+
+
+def assert_same_places(values: dict[str, Any], embedding: Any) -> None:
+    """Three positions of a token give the angles of transformers."""
     spec = spec_of(HubConfig(values))
     positions = np.random.default_rng(0).integers(0, 90, (3, 50)).astype(np.int32)
-    settings = CONFIG_MAPPING[model_type](**values)
+    settings = CONFIG_MAPPING[values["model_type"]](**values)
     wanted = embedding(settings)(torch.zeros(1), torch.from_numpy(positions)[:, None])
     rope, size = spec.ropes[0]
     tables = cosines_and_sines(*inverse_frequencies(rope, size, 90), 90)
@@ -193,6 +190,28 @@ def test_mrope_of_three_positions(model_type: str, sections: list[int], embeddin
         found = mrope_angles(table, positions, rope)
         assert found.flags.c_contiguous  # kernels read it
         np.testing.assert_allclose(found, pairs.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "sections", "embedding"),
+    [
+        ("qwen3_vl_text", [12, 10, 10], Qwen3VLTextRotaryEmbedding),
+        ("qwen3_vl_text", [24, 4, 4], Qwen3VLTextRotaryEmbedding),
+        ("qwen3_vl_text", [10, 8, 14], Qwen3VLTextRotaryEmbedding),
+        ("qwen3_5_text", [8, 8, 8], Qwen3_5TextRotaryEmbedding),
+        ("qwen3_5_text", [14, 6, 4], Qwen3_5TextRotaryEmbedding),
+        ("glm4v_text", [4, 6, 6], Glm4vTextRotaryEmbedding),
+        ("glm4v_text", [2, 4, 4, 6], Glm4vTextRotaryEmbedding),
+    ],
+)
+def test_mrope_of_three_positions(model_type: str, sections: list[int], embedding: Any) -> None:
+    assert_same_places(mrope(model_type, sections), embedding)
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 128])
+def test_sections_of_qwen3_5_that_no_config_names(head_dim: int) -> None:
+    """Of few pairs, they take turns to the end; of many, time has what is left."""
+    assert_same_places(mrope("qwen3_5_text", None, head_dim), Qwen3_5TextRotaryEmbedding)
 
 
 @pytest.mark.parametrize(("beta", "length"), [(0.1, 16_384), (0.3, 7), (1.0, 1)])

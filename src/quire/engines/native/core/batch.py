@@ -100,6 +100,12 @@ class Runner(Protocol):
         """
         ...
 
+    def run_head(self, batch: Batch) -> NDArray[np.float32]:
+        """Compute the logits of other rows of the batch that ran last, which `batch` is but for its
+        `logits_rows`. Else as `run`.
+        """
+        ...
+
     def load_adapter(self, adapter: Adapter) -> LoadedAdapter:
         """Read an adapter for batches to come, from any thread, while batches run.
 

@@ -22,7 +22,7 @@ _blocks = attrgetter("table.blocks")
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """Rows `start` to `end - 1` of a result of the runner, for one that reads them."""
+    """Entries `start` to `end - 1` of the rows that are read for prompts, or of those that are pooled."""
 
     sequence: Sequence
     reader: PromptLogprobs | PoolingState
@@ -59,19 +59,26 @@ class OutputRows:
     sampled_rows: list[int] = field(default_factory=list[int])
     """The row of the logits for each of them."""
     prompts: list[RowRange] = field(default_factory=list[RowRange])
-    """Rows of the logits for prompts' log-probabilities."""
+    """Which of `prompt_rows` are for which prompt's log-probabilities."""
     pooled: list[RowRange] = field(default_factory=list[RowRange])
     """Rows of the hidden states that are pooled."""
     drafts: list[DraftRows] = field(default_factory=list[DraftRows])
     logits_rows: list[int] = field(default_factory=list[int])
-    """(L,) the row of the batch for each row of the logits."""
+    """(L,) the row of the batch for each row of the logits that tokens are drawn from."""
+    prompt_rows: list[int] = field(default_factory=list[int])
+    """(P,) the rows of the batch for prompts' log-probabilities, whose logits are read and forgotten."""
     hidden_rows: list[int] = field(default_factory=list[int])
     """(H,) the row of the batch for each row of the hidden states."""
 
-    def read(self, logits: NDArray[np.float32], hidden: NDArray[np.float32]) -> None:
-        """Take prompts' log-probabilities out of the logits, and hidden states that are pooled."""
+    def read_prompts(self, logits: NDArray[np.float32], first: int) -> None:
+        """Take prompts' log-probabilities out of the logits of `prompt_rows` from `first` on."""
         for rows in self.prompts:
-            rows.reader.add(logits[rows.start : rows.end])
+            start, end = max(rows.start - first, 0), rows.end - first
+            if start < min(end, len(logits)):
+                rows.reader.add(logits[start:end])
+
+    def read_pooled(self, hidden: NDArray[np.float32]) -> None:
+        """Take hidden states that are pooled."""
         for rows in self.pooled:
             rows.reader.add(hidden[rows.start : rows.end])
 
@@ -242,10 +249,10 @@ def _add_prefill(rows: OutputRows, sequence: Sequence, count: int, first_row: in
     if request.prompt_logprobs is not None:
         positions = request.prompt_logprobs.rows(start, end)
         if positions:
-            first = len(rows.logits_rows)
-            rows.logits_rows += [first_row + position - start for position in positions]
+            first = len(rows.prompt_rows)
+            rows.prompt_rows += [first_row + position - start for position in positions]
             rows.prompts.append(
-                RowRange(sequence, request.prompt_logprobs, first, len(rows.logits_rows))
+                RowRange(sequence, request.prompt_logprobs, first, len(rows.prompt_rows))
             )
     if end < sequence.num_tokens:
         return

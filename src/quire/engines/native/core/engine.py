@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quire.constraints.matcher import MaskMaker, Matcher
-from quire.engines.native.core.batch import LoadedAdapter, Runner
+from quire.engines.native.core.batch import Batch, LoadedAdapter, Runner
 from quire.engines.native.core.batch_builder import DraftRows, OutputRows, build_batch
 from quire.engines.native.core.detokenizer import MakeDetokenizer
 from quire.engines.native.core.input_processor import EngineLimits, InputProcessor
@@ -37,7 +37,7 @@ logger = logging.getLogger("quire")
 Outputs = list[tuple[str, Delta]]
 """Deltas with the ids of their requests."""
 
-_LOGITS_BYTES = 64 * 2**20  # of logits that a step may take for one prompt's log-probabilities
+_LOGITS_BYTES = 64 * 2**20  # of logits that are there at once for prompts' log-probabilities
 
 _BAD_LOGITS = (
     "The model gave no usable logits here, but NaN or infinity. Weights may be damaged, or the type too "
@@ -122,6 +122,7 @@ class Engine:
             runner.num_blocks,
             runner.media_limits,
         )
+        self._max_logits_rows = max(1, _LOGITS_BYTES // (4 * runner.vocab_size))
         self._inputs = InputProcessor(limits, make_detokenizer, encode, speculates=speculation > 0)
         self._pool = BlockPool(runner.num_blocks, caching=prefix_caching)
         self._scheduler = Scheduler(
@@ -129,7 +130,7 @@ class Engine:
             runner.block_size,
             max_sequences=max_sequences,
             max_batch_tokens=max_batch_tokens,
-            max_logits_rows=max(1, _LOGITS_BYTES // (4 * runner.vocab_size)),
+            max_logits_rows=self._max_logits_rows,
             max_draft_tokens=speculation,
             num_state_slots=slots,
         )
@@ -253,10 +254,25 @@ class Engine:
             self._runner.copy_states(plan.state_copies)
         if self._masks.waiting:
             self._masks.start()
-        logits = self._runner.run(batch)
-        if rows.prompts or rows.pooled:  # before the sampler overwrites the logits
-            rows.read(logits, self._runner.hidden)
+        logits = self._run_prompts(batch, rows) if rows.prompts else self._runner.run(batch)
+        if rows.pooled:
+            rows.read_pooled(self._runner.hidden)
         return logits, rows
+
+    def _run_prompts(self, batch: Batch, rows: OutputRows) -> NDArray[np.float32]:
+        """Run a batch with prompts' log-probabilities, and return the logits that tokens are drawn from.
+
+        A picture that is not cut, or several prompts, may want the logits of many rows: then the head
+        runs more than once, so that these are never there all at once.
+        """
+        run, read = self._runner.run, 0
+        left, most = np.array(rows.prompt_rows, np.int32), self._max_logits_rows
+        while len(left) > most:
+            rows.read_prompts(run(replace(batch, logits_rows=left[:most])), read)
+            run, read, left = self._runner.run_head, read + most, left[most:]
+        logits = run(replace(batch, logits_rows=np.concatenate([left, batch.logits_rows])))
+        rows.read_prompts(logits[: len(left)], read)
+        return logits[len(left) :]
 
     def _commit(self, plan: StepPlan, rows: OutputRows, sampled: Sampled) -> Outputs:
         """Note what was computed, and give each sequence its token."""

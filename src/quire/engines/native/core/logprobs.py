@@ -78,23 +78,19 @@ class PromptLogprobs:
     preempted and computed again keeps what it has.
     """
 
-    __slots__ = ("_newest", "_prompt", "_top", "entries")
+    __slots__ = ("_prompt", "_top", "entries", "is_usable")
 
     def __init__(self, prompt_ids: NDArray[np.int32], top: int) -> None:
         self._prompt = prompt_ids
         self._top = top
-        self._newest: list[TokenLogprob] = []
+        self.is_usable = True
+        """Whether all entries are numbers; NaN or infinity in a row makes its entry NaN."""
         self.entries: list[TokenLogprob | None] = [None]  # nothing predicts the first token
 
     @property
     def is_complete(self) -> bool:
         """Whether every token of the prompt has its entry."""
         return len(self.entries) == len(self._prompt)
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether the entries added last are numbers; NaN or infinity in a row makes its entry NaN."""
-        return not any(math.isnan(entry.logprob) for entry in self._newest)
 
     @property
     def next_row(self) -> int:
@@ -109,5 +105,6 @@ class PromptLogprobs:
         """Take the logits (M, V) of the rows from `next_row` on."""
         first = len(self.entries)
         tokens = self._prompt[first : first + len(logits)].astype(np.int64)
-        self._newest = token_logprobs(logits, tokens, [self._top] * len(logits))
-        self.entries += self._newest
+        newest = token_logprobs(logits, tokens, [self._top] * len(logits))
+        self.entries += newest
+        self.is_usable &= not any(math.isnan(entry.logprob) for entry in newest)

@@ -217,6 +217,7 @@ class Scheduler:
         count = min(sequence.num_tokens - sequence.computed_tokens, most)
         logprobs = sequence.request.prompt_logprobs
         if logprobs is not None and not logprobs.is_complete:
+            # The head takes long for many rows, and whoever shares the step waits for it.
             count = min(count, self._max_logits_rows)
         media, computed = sequence.request.media, sequence.computed_tokens
         if media is not None:

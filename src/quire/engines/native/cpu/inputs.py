@@ -42,8 +42,8 @@ def media_limits(spec: DecoderSpec) -> MediaLimits:
     return MediaLimits(
         spec.hidden_size,
         uses_mrope=spec.uses_mrope,
-        deep_layers=spec.deep_media_layers,
-        whole_tokens=spec.whole_media_tokens,
+        deep_layers=spec.media.deep_layers,
+        whole_tokens=spec.media.whole_tokens,
     )
 
 

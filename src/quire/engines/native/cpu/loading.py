@@ -105,7 +105,7 @@ def load_model(
     size = weights_bytes(weights)
     if kv_dtype == "auto":
         kv_dtype = "float16" if rounds_to_bytes(weights) else "float32"
-    max_rows = max_batch_tokens + spec.whole_media_tokens  # a medium that is not cut may go beyond
+    max_rows = max_batch_tokens + spec.media.whole_tokens  # a medium that is not cut may go beyond
     reserved = size + scratch_bytes(spec, max_rows)
     budget = CacheBudget.of(kv_cache_memory, memory_util, reserved)
     num_slots = count_slots(spec, max_sequences=max_sequences, budget=budget)

@@ -92,6 +92,7 @@ class CpuRunner:
         self._rotary = RotaryTables(struct, self._model, spec, max_model_len)
         self._adapters = BatchAdapters(max_batch_tokens, num_threads)
         self._make_logits(8)
+        self._last_ids: NDArray[np.int32] | None = None  # of the batch whose rows have logits
         self._times = np.zeros(0, np.int64)
         self._team = Team(num_threads, step, struct)
         self._mover: threading.Thread | None = None
@@ -109,44 +110,66 @@ class CpuRunner:
             EngineDeadError: somebody has written into a file of the weights.
         """
         with self._lock:
-            if self._weights is None:
-                raise EngineClosedError("the runner was closed")
-            check_files(self._weights)
-            # The compiled step checks what is not checked here. It knows nothing of adapters and
-            # media, which are rare enough for the slower check.
-            plain = (
-                not batch.adapters
-                and batch.embeds is None
-                and not len(batch.embed_rows)
-                and batch.rope_positions is None
-                and batch.last_seen is None
-            )
-            (check_shapes if plain else check_batch)(batch, self)
-            logits_count = len(batch.logits_rows)
-            if logits_count and not self._model.has_head:
-                raise ValueError(
-                    "a batch asks for logits of a model that was loaded without its head"
-                )
-            self._team.wait_until_idle()  # from here on its arguments change
-            self._take_over(batch, plain, logits_count)
-            if len(batch.token_ids):
-                self._team.run()
-                if self._mover is None:
-                    self._move_weights()
-                if self._step.is_invalid:
-                    check_batch(batch, self)
-                    raise ValueError("a batch points outside the runner's arrays")
-            logits = self._logits[:logits_count]
-            if self._step.adapters:
-                self._team.wait_until_idle()
-                for adapter, first, count in self._adapters.logits_runs:
-                    known = adapter.vocabulary if adapter else self._known_tokens
-                    logits[first : first + count, known:] = _UNKNOWN
-                self._step.adapters = None
-                self._adapters.release()
-            elif self._known_tokens < self.vocab_size:
-                logits[:, self._known_tokens :] = _UNKNOWN
+            self._last_ids = None
+            logits = self._run(batch)
+            self._last_ids = batch.token_ids
             return logits
+
+    def run_head(self, batch: Batch) -> NDArray[np.float32]:
+        """Compute the logits of other rows of the batch that ran last; see `Runner`.
+
+        Raises:
+            ValueError: another batch ran last.
+            EngineClosedError, EngineDeadError: as `run`.
+        """
+        with self._lock:
+            if batch.token_ids is not self._last_ids:
+                raise ValueError("the head can run again for the batch that ran last alone")
+            self._team.wait_until_idle()
+            self._model.choose_program(head_alone=True)
+            try:
+                return self._run(batch)
+            finally:
+                self._team.wait_until_idle()
+                self._model.choose_program(head_alone=False)
+
+    def _run(self, batch: Batch) -> NDArray[np.float32]:
+        if self._weights is None:
+            raise EngineClosedError("the runner was closed")
+        check_files(self._weights)
+        # The compiled step checks what is not checked here. It knows nothing of adapters and
+        # media, which are rare enough for the slower check.
+        plain = (
+            not batch.adapters
+            and batch.embeds is None
+            and not len(batch.embed_rows)
+            and batch.rope_positions is None
+            and batch.last_seen is None
+        )
+        (check_shapes if plain else check_batch)(batch, self)
+        logits_count = len(batch.logits_rows)
+        if logits_count and not self._model.has_head:
+            raise ValueError("a batch asks for logits of a model that was loaded without its head")
+        self._team.wait_until_idle()  # from here on its arguments change
+        self._take_over(batch, plain, logits_count)
+        if len(batch.token_ids):
+            self._team.run()
+            if self._mover is None:
+                self._move_weights()
+            if self._step.is_invalid:
+                check_batch(batch, self)
+                raise ValueError("a batch points outside the runner's arrays")
+        logits = self._logits[:logits_count]
+        if self._step.adapters:
+            self._team.wait_until_idle()
+            for adapter, first, count in self._adapters.logits_runs:
+                known = adapter.vocabulary if adapter else self._known_tokens
+                logits[first : first + count, known:] = _UNKNOWN
+            self._step.adapters = None
+            self._adapters.release()
+        elif self._known_tokens < self.vocab_size:
+            logits[:, self._known_tokens :] = _UNKNOWN
+        return logits
 
     def _take_over(self, batch: Batch, plain: bool, logits_count: int) -> None:
         """Take over a batch. What is rare costs a plain batch of text no call."""

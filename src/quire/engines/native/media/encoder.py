@@ -59,6 +59,8 @@ TOWERS: dict[str, TowerClass] = {
     "qwen2_5_vl": Qwen2VLTower,
     "qwen2_audio": Qwen2AudioTower,
     "qwen2_vl": Qwen2VLTower,
+    "qwen3_5": Qwen3VLTower,
+    "qwen3_5_moe": Qwen3VLTower,
     "qwen3_vl": Qwen3VLTower,
     "qwen3_vl_moe": Qwen3VLTower,
 }

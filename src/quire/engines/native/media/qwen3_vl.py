@@ -1,6 +1,7 @@
-"""The tower of Qwen3-VL: as Qwen2-VL's, with further features for the first layers of the decoder.
+"""The tower of Qwen3-VL and Qwen3.5: as Qwen2-VL's, but that a clip's times are text.
 
-The time of each step of a clip is text before it, so that positions begin anew with each step.
+The time of each step of a clip stands before it, so that positions begin anew with each step. Qwen3-VL's
+tower also has further features for the first layers of the decoder.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from quire.media.values import Clip, Medium, Picture
 
 
 class Qwen3VLTower:
-    """Images and videos to features, those of layers, and positions."""
+    """Images and videos to features, those of layers, and positions. Qwen3.5's too."""
 
     kinds: frozenset[Kind] = frozenset({"image", "video"})
 
@@ -55,10 +56,10 @@ class Qwen3VLTower:
 
 
 def _outputs(output: Any) -> tuple[Any, list[Any]]:
-    """The features and those of layers; transformers before 5 gave them as a tuple."""
+    """The features and those of layers, if there are any; transformers before 5 gave them as a tuple."""
     if isinstance(output, tuple):
         return output[0], list(output[1])
-    return output.pooler_output, list(output.deepstack_features)
+    return output.pooler_output, list(getattr(output, "deepstack_features", ()))
 
 
 def _resized(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

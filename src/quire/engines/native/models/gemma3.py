@@ -11,7 +11,7 @@ from quire.engines.native.models.gemma2 import DEFAULTS, with_windows
 from quire.engines.native.models.layers.attention import HeadNormsSpec
 from quire.engines.native.models.multimodal import text_of
 from quire.engines.native.models.rope import read_ropes_by_layer
-from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.spec import DecoderSpec, MediaSpec
 from quire.weights.hub_config import HubConfig
 
 _DEFAULTS = DEFAULTS | {
@@ -36,5 +36,5 @@ def decoder(config: HubConfig) -> DecoderSpec:
 
 def multimodal(config: HubConfig) -> DecoderSpec:
     """The spec of the text decoder in a config whose model_type is `gemma3`."""
-    tokens = config.integer("mm_tokens_per_image", 256)
-    return dataclasses.replace(text_of(config, decoder), whole_media_tokens=tokens)
+    media = MediaSpec(whole_tokens=config.integer("mm_tokens_per_image", 256))
+    return dataclasses.replace(text_of(config, decoder), media=media)

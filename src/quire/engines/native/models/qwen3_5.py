@@ -1,11 +1,12 @@
 """Qwen3.5 and 3.6, dense and with experts: Qwen3-Next with a tensor for each part of its delta nets.
 
-Of a folder with a vision tower (`qwen3_5`, `qwen3_5_moe`), only the text decoder is read. Layers that only
-guess further tokens (MTP) are left aside.
+The tokens of pictures and videos have positions in time, height and width, as Qwen3-VL's; only layers with
+attention see these. Layers that only guess further tokens (MTP) are left aside.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from quire.engines.native.models.layers.delta_net import DeltaNetNames
@@ -13,7 +14,7 @@ from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.multimodal import text_of
 from quire.engines.native.models.qwen2_moe import experts, sparse_layers
 from quire.engines.native.models.qwen3_next import hybrid
-from quire.engines.native.models.rope import read_rope
+from quire.engines.native.models.rope import read_rope, read_sections, rope_parameters
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
@@ -35,6 +36,7 @@ _SPARSE = _DEFAULTS | {
     "num_key_value_heads": 2,
     "moe_intermediate_size": 512,
 }
+_SECTIONS = (11, 11, 10)  # of heads of 256; of smaller ones the pairs that there are
 _NAMES = DeltaNetNames(qkv="linear_attn.in_proj_qkv", conv="linear_attn.conv1d")
 
 
@@ -69,5 +71,11 @@ def sparse_multimodal(config: HubConfig) -> DecoderSpec:
 
 
 def _rope(config: HubConfig) -> RopeSpec:
-    """The rotary embedding of texts, whose tokens have one position in time, height and width."""
-    return read_rope(config, partial=0.25)
+    rope = read_rope(config, partial=0.25)
+    values = HubConfig(rope_parameters(config), f"{config.source}: rope")
+    sections = _SECTIONS
+    if values.get("mrope_section") is not None:
+        sections = read_sections(values, [], rope.size(config.integer("head_dim", 256)) // 2)
+    if len(sections) != 3:
+        raise values.wrong("mrope_section", list(sections), "three integers")
+    return dataclasses.replace(rope, sections=sections, interleaved_sections=True)

@@ -16,7 +16,7 @@ from quire.engines.native.models.multimodal import text_of
 from quire.engines.native.models.plain import plain_decoder
 from quire.engines.native.models.qwen2_moe import experts, sparse_layers
 from quire.engines.native.models.rope import read_rope, read_sections, rope_parameters
-from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.spec import DecoderSpec, MediaSpec
 from quire.weights.hub_config import HubConfig
 
 # transformers' defaults. A saved text_config leaves out every key whose value is the default.
@@ -91,4 +91,4 @@ def _with_deep_layers(config: HubConfig, spec: DecoderSpec) -> DecoderSpec:
         raise vision.wrong(
             "deepstack_visual_indexes", layers, f"a list of at most {spec.num_layers} layers"
         )
-    return dataclasses.replace(spec, deep_media_layers=len(layers))
+    return dataclasses.replace(spec, media=MediaSpec(deep_layers=len(layers)))

@@ -22,6 +22,22 @@ from quire.quantization.schemes import Quantization
 
 
 @dataclass(frozen=True, slots=True)
+class MediaSpec:
+    """How tokens of media are computed, where that differs from text.
+
+    In every model a tower's features stand in place of their embeddings. Whether they have positions in
+    height and width, too, is said by the rotary embedding (`RopeSpec.sections`).
+    """
+
+    whole_tokens: int = 0
+    """The most tokens of a medium, one after the other, which attend to each other in both directions; 0 for
+    a model whose media are causal, as text is."""
+    deep_layers: int = 0
+    """How many of the first layers are followed by the sum of the residual stream and further features of
+    media (DeepStack, arXiv 2406.04334)."""
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderSpec:
     """A decoder-only transformer: embeddings, layers, a norm and a head.
 
@@ -41,12 +57,7 @@ class DecoderSpec:
     """What a layer's parts give is multiplied by it before it is added to the residual stream."""
     layer_inputs: LayerInputsSpec | None = None
     """What layers get of each token besides the residual stream."""
-    whole_media_tokens: int = 0
-    """The most tokens of a medium, one after the other, which attend to each other in both directions; 0 for
-    a model whose media are causal, as text is."""
-    deep_media_layers: int = 0
-    """How many of the first layers are followed by the sum of the residual stream and further features of
-    media (DeepStack, arXiv 2406.04334)."""
+    media: MediaSpec = MediaSpec()
     altup: AltUpSpec | None = None
     """Several residual streams. It needs `layer_inputs`, and norms after attention and FFN."""
     names: WeightNames = USUAL_NAMES

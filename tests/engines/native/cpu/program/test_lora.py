@@ -7,6 +7,7 @@ import itertools
 import json
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -411,10 +412,11 @@ def test_only_the_wanted_rows(company: Any) -> None:
     rows = [(random_ids(9, n), 0, [n]) for n in range(len(adapters))]
     batch = make_batch(rows, adapters=adapters)
     every = runner.run(batch).copy()
-    from dataclasses import replace
-
     some = np.array([44, 3, 20, 21, 10, 40], np.int32)
     np.testing.assert_array_equal(runner.run(replace(batch, logits_rows=some)), every[some])
+    others = np.array([0, 43, 44, 12], np.int32)
+    found = runner.run_head(replace(batch, logits_rows=others))
+    np.testing.assert_array_equal(found, every[others])
 
 
 def test_the_base_beside_adapters_is_the_base(company: Any) -> None:

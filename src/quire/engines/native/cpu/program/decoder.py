@@ -135,7 +135,7 @@ def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
             names += [*mixing, *ffn]
         else:  # the FFN reads the residual stream before attention is added to it
             names += [*mixing[:-1], ffn[0], mixing[-1], *ffn[1:]]
-        if index < spec.deep_media_layers:
+        if index < spec.media.deep_layers:
             names.append("add_media")
         operations += [(name, index) for name in names]
     if spec.altup:

@@ -184,11 +184,21 @@ class ModelTables:
         if self._memory is not None:
             self._memory.arrays.clear()
         self._arguments = self._all_arguments(weights)
-        instructions = Structs(Instruction, len(self._program))
-        for instruction, one in zip(instructions, self._program, strict=True):
+        self._whole = self._instructions(self._program)
+        self._head = self._instructions(self._program[-1:])
+        self.choose_program(head_alone=False)
+
+    def _instructions(self, program: Sequence[Operation]) -> Structs[Instruction]:
+        made = Structs(Instruction, len(program))
+        for instruction, one in zip(made, program, strict=True):
             instruction.kernel, instruction.phase = kernel_address(one.kernel), one.phase
             instruction.arguments = self._arguments[one.kernel, one.layer].address
-        step.program, step.program_length = instructions, len(instructions)
+        return made
+
+    def choose_program(self, *, head_alone: bool) -> None:
+        """Let the next step run the whole program, or its last operation on what the last step left."""
+        program = self._head if head_alone else self._whole
+        self._step.program, self._step.program_length = program, len(program)
 
     def _all_arguments(self, weights: Weights) -> dict[tuple[str, int | None], Struct]:
         """The arguments of each operation, by its kernel and layer."""
