@@ -15,7 +15,7 @@ from quire.engines.native.media.encoder import TOWERS
 from quire.engines.native.models.registry import DECODERS, spec_of
 from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import ModelError
-from quire.gguf.architectures.table import ARCHITECTURES
+from quire.gguf.architectures.table import FORMS
 from quire.quantization.formats import METHODS
 from quire.weights.hub_config import HubConfig
 
@@ -54,7 +54,7 @@ def _lines() -> Iterator[str]:
 def _cells(model_type: str) -> tuple[str, ...]:
     spec = _spec(model_type)
     tower = TOWERS.get(model_type)
-    files = [f"`{one.name}`" for one in ARCHITECTURES.values() if model_type in one.model_types]
+    files = [f"`{one.name}`" for one in FORMS if model_type in one.model_types]
     roles = _matrices(spec)
     return (
         f"`{model_type}`",

@@ -43,7 +43,7 @@ CONVERTED_TYPES = {
     "gemma3": ("gemma3", "gemma3_text"),
     "gemma3n": ("gemma3n", "gemma3n_text"),
     "gemma4": ("gemma4", "gemma4_text"),
-    "glm4": ("glm4",),
+    "glm4": ("glm4", "glm4v", "glm4v_text"),
     "glm4moe": ("glm4_moe", "solar_open"),
     "gpt2": ("gpt2",),
     "gptneox": ("gpt_neox",),
@@ -52,14 +52,18 @@ CONVERTED_TYPES = {
     "granitemoe": ("granitemoe", "granitemoeshared"),
     "hunyuan-dense": ("hunyuan_v1_dense",),
     "hunyuan-moe": ("hunyuan_v1_moe",),
-    "granitehybrid": ("granitemoehybrid",),
+    "granitehybrid": ("granitemoehybrid", "bamba"),
     "internlm2": ("internlm2",),
+    "kimi-linear": ("kimi_linear",),
     "llama": ("llama", "mistral", "mixtral", "internlm3"),
+    "llama4": ("llama4", "llama4_text"),
     "minicpm": ("minicpm",),
+    "minicpm3": ("minicpm3",),
     "minimax-m2": ("minimax_m2",),
     "mistral3": ("mistral3", "ministral3"),
     "nemotron": ("nemotron",),
     "nemotron_h": ("nemotron_h",),
+    "nemotron_h_moe": ("nemotron_h",),
     "olmo": ("olmo",),
     "falcon-h1": ("falcon_h1",),
     "lfm2": ("lfm2",),
@@ -77,6 +81,7 @@ CONVERTED_TYPES = {
     "qwen3moe": ("qwen3_moe",),
     "qwen3next": ("qwen3_next",),
     "qwen3vl": ("qwen3_vl", "qwen3_vl_text"),
+    "qwen3vlmoe": ("qwen3_vl_moe", "qwen3_vl_moe_text"),
     "seed_oss": ("seed_oss",),
     "smollm3": ("smollm3",),
     "stablelm": ("stablelm",),
@@ -113,7 +118,7 @@ def write_model(
     """
     config = json.loads((folder / "config.json").read_text())
     text: dict[str, Any] = usual_config({**config, **config.get("text_config", {})})
-    name = architecture or _OF_TYPE[config["model_type"]]
+    name = architecture or _architecture_of(config)
     stored = stored_tensors(folder, text, name)
     stored = in_file_names(stored, text, name, experts)
     if fused_qkv:
@@ -133,6 +138,13 @@ def write_model(
         for key, value in stored.items()
     }
     return write_file(target, _present(whole), _present({**weights, **(tensors or {})}), **options)
+
+
+def _architecture_of(config: dict[str, Any]) -> str:
+    """llama.cpp has two for Nemotron-H, of which one has experts."""
+    name = _OF_TYPE[config["model_type"]]
+    is_dense = name == "nemotron_h_moe" and "num_experts_per_tok" not in config
+    return "nemotron_h" if is_dense else name
 
 
 def _is_matrix(name: str, values: Array) -> bool:

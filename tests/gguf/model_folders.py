@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 from tests.engines.native.random_models import make_random_model
 
 LLAMA_31 = {
@@ -67,6 +70,19 @@ HUNYUAN = {
 # The converter takes heads of 64 for granted, and that context.
 NEMOTRON_H = {"mamba_head_dim": 64, "max_position_embeddings": 2**20}
 INTERNLM2 = {"architectures": ["InternLM2ForCausalLM"], "attention_bias": False}
+
+# Experts in all layers that are neither Mamba-2 nor attention, in one group: no key says how many are chosen.
+NEMOTRON_3 = {
+    **NEMOTRON_H,
+    "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"],
+    "n_group": 1,
+    "topk_group": 1,
+}
+# llama.cpp's code has these numbers.
+LLAMA_4 = {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1}
+MINICPM_3 = {"dim_model_base": 256}
+KIMI_LINEAR = {"linear_num_heads": 4, "num_expert_group": 1, "topk_group": 1}
+STEPPED = {**LLAMA_31, "factor": 16.0, "high_freq_factor": 1.0}
 
 # kind of `make_random_model`, and its overrides
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -219,6 +235,36 @@ READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma4_text": ("gemma4_text", {}),
     "gemma4 with inputs of layers": ("gemma4_small", {}),
     "gemma4 with experts": ("gemma4_moe", {}),
+    "minicpm3": ("minicpm3", MINICPM_3),
+    "minicpm3 with longrope": (
+        "minicpm3",
+        {
+            **MINICPM_3,
+            "rope_parameters": {
+                **LONGROPE,
+                "factor": 1.0,
+                "short_factor": [1.0, 1.1, 1.5, 3.0],
+                "long_factor": [1.0, 2.0, 9.0, 40.0],
+            },
+        },
+    ),
+    "llama4": ("llama4_text", LLAMA_4),
+    "llama4 with experts in all layers": (
+        "llama4_text",
+        {
+            **LLAMA_4,
+            "interleave_moe_layer_step": 1,
+            "rope_parameters": STEPPED,
+            "max_position_embeddings": 131_072,
+        },
+    ),
+    "bamba": ("bamba", {}),
+    "bamba with biases": ("bamba", {"attention_bias": True, "mlp_bias": True}),
+    "glm4v": ("glm4v", {}),
+    "qwen3_vl_moe": ("qwen3_vl_moe", {}),
+    "nemotron_h with experts": ("nemotron_h_moe", NEMOTRON_3),
+    "nemotron_h with experts of latents": ("nemotron_h_latent", NEMOTRON_3),
+    "kimi_linear": ("kimi_linear", KIMI_LINEAR),
 }
 CONVERTED = {**MODELS, **MIXED_MODELS, **READ_MODELS}
 ALL_MODELS = {**OWN_MODELS, **MIXED_MODELS, **READ_MODELS}
@@ -227,6 +273,16 @@ ALL_MODELS = {**OWN_MODELS, **MIXED_MODELS, **READ_MODELS}
 _OLD_KEYS = {
     "cohere2": {"rotary_pct": 1.0},
     "gpt2": {"n_ctx": 256},
+    "bamba": {"attn_rotary_emb": 8},
+    "kimi_linear": {
+        "linear_attn_config": {
+            "full_attn_layers": [2],
+            "kda_layers": [1, 3, 4],
+            "head_dim": 20,
+            "num_heads": 4,
+            "short_conv_kernel_size": 4,
+        },
+    },
 }
 
 
@@ -248,6 +304,12 @@ def make_model_folder(tmp_path: Path, name: str) -> Path:
         values["num_hidden_layers"] = len(listed)
         values["hybrid_override_pattern"] = "".join(kinds.get(one, "-") for one in listed)
         path.write_text(json.dumps(values))
+    if kind == "qwen3_vl_moe":  # as on the hub, and not as transformers writes it
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        for key in [one for one in tensors if ".mlp.experts." in one]:
+            tensors[key] = np.ascontiguousarray(tensors[key].swapaxes(1, 2))
+        save_file(tensors, path, metadata={"format": "pt"})
     if kind.startswith(
         "granite4_h"
     ):  # llama.cpp's converter knows the names of its first configs alone

@@ -16,7 +16,7 @@ def metadata_of(text: dict[str, Any], architecture: str) -> dict[str, Any]:
     heads = text["num_attention_heads"]
     keys: dict[str, Any] = {
         "block_count": text["num_hidden_layers"],
-        "context_length": text["max_position_embeddings"],
+        "context_length": text.get("max_position_embeddings"),
         "embedding_length": text["hidden_size"],
         "feed_forward_length": _ffn_size(text),
         "attention.head_count": heads,
@@ -36,6 +36,14 @@ def metadata_of(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         "attention.clamp_kqv": text.get("clip_qkv"),
         **_expert_keys(text, architecture),
     }
+    if architecture == "minicpm3":
+        keys |= dict.fromkeys(("embedding_scale", "residual_scale", "logit_scale"))
+        return keys | {
+            "attention.q_lora_rank": text["q_lora_rank"],
+            "attention.kv_lora_rank": text["kv_lora_rank"],
+            "attention.key_length": text["qk_nope_head_dim"] + text["qk_rope_head_dim"],
+            "rope.dimension_count": text["qk_rope_head_dim"],
+        }
     if "scale_depth" in text:  # MiniCPM
         keys |= {
             "residual_scale": text["scale_depth"] / text["num_hidden_layers"] ** 0.5,
@@ -47,19 +55,45 @@ def metadata_of(text: dict[str, Any], architecture: str) -> dict[str, Any]:
     if architecture == "falcon-h1":
         keys["ssm.inner_size"] = text["mamba_d_ssm"]
         keys["embedding_scale"] = None  # it is in the weights
-    if architecture == "nemotron_h":
-        pattern = text["hybrid_override_pattern"]
+    if architecture in ("nemotron_h", "nemotron_h_moe"):
+        pattern = text.get("hybrid_override_pattern") or "".join(
+            {"linear_attention": "M", "full_attention": "*", "moe": "E"}[one]
+            for one in text["layers_block_type"]
+        )
         heads_of = text["num_key_value_heads"]
+        size = text.get("moe_intermediate_size" if "E" in pattern else "intermediate_size")
         keys |= {
             "ssm.inner_size": text["mamba_num_heads"] * text["mamba_head_dim"],
             "attention.head_count_kv": [np.int32(heads_of * (one == "*")) for one in pattern],
-            "feed_forward_length": [
-                np.int32(text["intermediate_size"] * (one == "-")) for one in pattern
-            ],
+            "feed_forward_length": [np.int32(size * (one in "-E")) for one in pattern],
             "attention.layer_norm_rms_epsilon": float(text["layer_norm_epsilon"]),
         }
         return keys
-    if architecture == "granitehybrid":
+    if architecture == "kimi-linear":
+        keys |= {
+            "context_length": text["model_max_length"],
+            "attention.head_count_kv": [
+                np.int32(one == "full_attention") for one in text["layer_types"]
+            ],
+            "ssm.conv_kernel": text["linear_conv_kernel_dim"],
+            "kda.head_dim": text["linear_head_dim"],
+            "attention.kv_lora_rank": text["kv_lora_rank"],
+            "attention.key_length": text["kv_lora_rank"] + text["qk_rope_head_dim"],
+            "attention.value_length": head_dim,
+            "attention.key_length_mla": text["qk_nope_head_dim"] + text["qk_rope_head_dim"],
+            "attention.value_length_mla": text["v_head_dim"],
+            "rope.dimension_count": text["qk_rope_head_dim"],
+        }
+        return keys
+    if text["model_type"] == "bamba":
+        keys["ssm.inner_size"] = text["mamba_expand"] * text["hidden_size"]
+        keys["rope.scaling.finetuned"] = True
+        listed = text["attn_layer_indices"]
+        keys["attention.head_count_kv"] = [
+            np.int32(text["num_key_value_heads"] * (layer in listed))
+            for layer in range(text["num_hidden_layers"])
+        ]
+    elif architecture == "granitehybrid":
         keys["ssm.inner_size"] = text["mamba_expand"] * text["hidden_size"]
         keys["rope.scaling.finetuned"] = text.get("position_embedding_type") == "rope"
         keys["expert_shared_feed_forward_length"] = text["shared_intermediate_size"]
@@ -200,6 +234,28 @@ def _expert_keys(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         keys["expert_used_count"] = None
     if architecture == "granitemoe":
         keys["expert_shared_feed_forward_length"] = text.get("shared_intermediate_size") or None
+    if architecture == "llama4":
+        keys |= {
+            "expert_feed_forward_length": text["intermediate_size"],
+            "interleave_moe_layer_step": text["interleave_moe_layer_step"],
+        }
+    if architecture == "nemotron_h_moe":
+        keys |= {
+            "expert_shared_feed_forward_length": text["moe_shared_expert_intermediate_size"],
+            "expert_shared_count": text["n_shared_experts"],
+            "expert_weights_norm": text["norm_topk_prob"],
+            "expert_weights_scale": text["routed_scaling_factor"],
+            "expert_group_count": text["n_group"],
+            "moe_latent_size": text["moe_latent_size"],
+        }
+    if architecture == "kimi-linear":
+        keys |= {
+            "expert_used_count": text["num_experts_per_token"],
+            "expert_group_used_count": text["topk_group"],
+            "expert_shared_count": text["num_shared_experts"],
+            "leading_dense_block_count": text["first_k_dense_replace"],
+            "expert_weights_scale": text["routed_scaling_factor"],
+        }
     if architecture == "hunyuan-moe":
         keys["expert_used_count"] = text["moe_topk"][0]
         keys["expert_feed_forward_length"] = text["moe_intermediate_size"][0]
@@ -232,7 +288,7 @@ def _norm_keys(text: dict[str, Any]) -> dict[str, Any]:
 
 def _ffn_size(text: dict[str, Any]) -> int | None:
     """LFM2's config names the width before it was adjusted."""
-    size: int | None = text.get("intermediate_size")
+    size: int | None = text.get("intermediate_size_mlp", text.get("intermediate_size"))
     if size is None or not text.get("block_auto_adjust_ff_dim"):
         return size
     multiple: int = text["block_multiple_of"]
@@ -285,6 +341,7 @@ def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[s
         keys["rope.scaling.yarn_log_multiplier"] = 0.1 * rope["mscale_all_dim"]
     if "mrope_section" in rope:
         keys["rope.dimension_sections"] = np.array([*rope["mrope_section"], 0], np.int32)
+    if "deepstack_visual_indexes" in text.get("vision_config", {}):
         keys["n_deepstack_layers"] = len(text["vision_config"]["deepstack_visual_indexes"])
     if "llama_4_scaling_beta" in rope:
         keys["attention.temperature_scale"] = rope["llama_4_scaling_beta"]
@@ -302,7 +359,7 @@ def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[s
 _WITH_DIMENSIONS = (
     "llama", "granite", "granitemoe", "smollm3", "mistral3", "phi3", "chatglm", "glm4",
     "glm4moe", "deepseek2", "bailingmoe2", "minimax-m2", "stablelm", "phi2", "gptneox", "nemotron",
-    "qwen3next", "qwen35", "qwen35moe",
+    "qwen3next", "qwen35", "qwen35moe", "llama4", "granitehybrid",
 )  # fmt: skip
 
 
@@ -344,11 +401,11 @@ def llama3_divisors(
     result: list[np.float32] = []
     for pair in range(size // 2):
         wave = np.float32(2 * math.pi) * np.float32(theta) ** np.float32(2 * pair / size)
-        smooth = (np.float32(original) / wave - np.float32(low)) / np.float32(high - low)
         if wave < original / high:
             result.append(one)
         elif wave > original / low:
             result.append(np.float32(factor))
         else:
+            smooth = (np.float32(original) / wave - np.float32(low)) / np.float32(high - low)
             result.append(one / ((one - smooth) / np.float32(factor) + smooth))
     return np.array(result, np.float32)

@@ -12,7 +12,8 @@ from quire.weights.safetensors import SafetensorsFile
 from tests.gguf.writing import Array
 
 _INTERLEAVED = (
-    "llama", "mistral3", "granite", "granitemoe", "granitehybrid", "minicpm", "smollm3", "internlm2", "arcee", "olmo", "nemotron_h"
+    "llama", "mistral3", "granite", "granitemoe", "granitehybrid", "minicpm", "smollm3", "internlm2", "arcee", "olmo", "nemotron_h",
+    "nemotron_h_moe",
 )  # fmt: skip
 _SHIFTED = ("gemma", "gemma2", "gemma3", "nemotron", "qwen3next", "qwen35", "qwen35moe")
 _TILED = ("qwen35", "qwen35moe")
@@ -32,8 +33,8 @@ def stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> dic
         )
         values = np.array(stored.tensor(name).values, np.float32)
         is_fused = ".experts.gate_up_proj" in name or ".experts.down_proj" in name
-        if is_fused and architecture == "gpt-oss":
-            result |= _experts_apart(own, values)
+        if is_fused and architecture in ("gpt-oss", "llama4", "qwen3vlmoe"):
+            result |= _experts_apart(own, values, alternate=architecture == "gpt-oss")
         elif ".wkqv" in name or ".wqkv" in name:
             result |= _apart(own, values, text)
         elif (
@@ -60,15 +61,29 @@ def stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> dic
             result[name] = values[:, None]
         elif name.endswith((".mamba.norm.weight", ".mixer.norm.weight")):
             result[name] = values.reshape(text["mamba_n_groups"], -1)
+        elif architecture == "glm4" and "mrope_section" in text["rope_parameters"]:
+            result[name] = _in_halves(name, values, text)
+        elif architecture == "kimi-linear" and name.endswith("A_log"):
+            result[name] = -np.exp(values)
         elif values.ndim == 3 and values.shape[1] == 1:  # a convolution over each channel
-            result[name] = values[:, 0]
-    if architecture == "deepseek2":
+            result[name] = values[None] if architecture == "kimi-linear" else values[:, 0]
+    if architecture in ("deepseek2", "kimi-linear"):
         result = _with_split_maps(result, text)
     if architecture == "gemma3n":
         result = _with_stacked_streams(result, text)
     if "linear_num_value_heads" in text:
         result = _with_delta_nets(result, text, architecture)
     return result
+
+
+def _in_halves(name: str, values: Array, text: dict[str, Any]) -> Array:
+    """Of queries and keys the rotated dimensions of each head, of which those of a pair were neighbours."""
+    if ".q_proj." not in name and ".k_proj." not in name:
+        return values
+    head_dim = text["hidden_size"] // text["num_attention_heads"]
+    turned = int(head_dim * text["rope_parameters"]["partial_rotary_factor"])
+    order = [*range(0, turned, 2), *range(1, turned, 2), *range(turned, head_dim)]
+    return values.reshape(-1, head_dim, *values.shape[1:])[:, order].reshape(values.shape)
 
 
 def _with_stacked_streams(tensors: dict[str, Array], text: dict[str, Any]) -> dict[str, Array]:
@@ -153,6 +168,7 @@ def usual_config(config: dict[str, Any]) -> dict[str, Any]:
     if kind == "bloom":
         usual["max_position_embeddings"] = config.get("seq_length", 2048)
     if kind == "nemotron_h":
+        usual.setdefault("num_hidden_layers", len(config.get("layers_block_type", ())))
         usual |= {
             "mamba_n_heads": config["mamba_num_heads"],
             "mamba_n_groups": config["n_groups"],
@@ -205,14 +221,16 @@ def interleave(rows: Array, heads: int) -> Array:
     return result
 
 
-def _experts_apart(name: str, fused: Array) -> dict[str, Array]:
-    """The maps or biases of each of gpt-oss's experts: inputs first, and gate and up alternate."""
+def _experts_apart(name: str, fused: Array, *, alternate: bool) -> dict[str, Array]:
+    """The maps or biases of each expert: inputs come first, and gate and up alternate or follow each other."""
     stack, _, role = name.partition(".experts.")
     suffix = "bias" if role.endswith("_bias") else "weight"
     result: dict[str, Array] = {}
     for expert, values in enumerate(fused):
         rows = np.ascontiguousarray(values.T)
-        parts = {"down": rows} if role.startswith("down") else {"gate": rows[::2], "up": rows[1::2]}
+        half = len(rows) // 2
+        gate, up = (rows[::2], rows[1::2]) if alternate else (rows[:half], rows[half:])
+        parts = {"down": rows} if role.startswith("down") else {"gate": gate, "up": up}
         for one, part in parts.items():
             result[f"{stack}.experts.{expert}.{one}_proj.{suffix}"] = part
     return result

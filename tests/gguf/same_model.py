@@ -90,24 +90,29 @@ def tensors_of(spec: DecoderSpec) -> Iterator[TensorSpec]:
     yield from spec.tensors()
 
 
-def folder_tensor(stored: SafetensorsFile, name: str) -> NDArray[Any]:
-    """Of a folder with a tower or without one."""
-    own = {
+def own_names(stored: SafetensorsFile) -> dict[str, str]:
+    """The names of a folder with a tower or without one, by those of a decoder alone."""
+    return {
         one.replace("model.language_model.", "model.")
         .replace("language_model.", "")
         .replace("backbone.", "model.")
         .replace("embed_out.", "lm_head."): one
         for one in stored.names()
     }
-    return stored.tensor(own[name]).values
+
+
+def folder_tensor(stored: SafetensorsFile, name: str) -> NDArray[Any]:
+    return stored.tensor(own_names(stored)[name]).values
 
 
 def of_folder(stored: SafetensorsFile, spec: TensorSpec) -> NDArray[Any]:
     """A tensor, which may be a part of another one."""
-    names = set(stored.names())
+    names = own_names(stored)
     for part in spec.within:
         if part.name in names and (spec.name not in names or part.name == spec.name):
-            return part.take(folder_tensor(stored, part.name), spec.shape)
+            values = folder_tensor(stored, part.name)
+            if len(spec.within) == 1 or values.shape == part.stored_shape:
+                return part.take(values, spec.shape)
     pieces = [spec.name.format(index) for index in range(spec.pieces or 1)]
     values = np.concatenate([np.atleast_1d(folder_tensor(stored, name)) for name in pieces])
     return rows((values.T if spec.transposed else values).reshape(spec.whole_shape), spec)

@@ -10,7 +10,7 @@ import pytest
 
 from quire.engines.native.models.registry import DECODERS
 from quire.errors import ModelError, UnsupportedModelError
-from quire.gguf.architectures.table import ARCHITECTURES
+from quire.gguf.architectures.table import ARCHITECTURES, FORMS
 from quire.gguf.config.biases import BIASES
 from tests.gguf.model_files import CONVERTED_TYPES
 from tests.gguf.writing import EXPERTS
@@ -20,25 +20,24 @@ from tests.gguf.writing import EXPERTS
 
 def test_every_type_that_the_engine_runs_has_an_architecture() -> None:
     """But towers, whose text has its own, and what llama.cpp has no converter for."""
-    served = {one for architecture in ARCHITECTURES.values() for one in architecture.model_types}
-    without = {"llava", "internvl", "qwen2_audio", "ministral", "glm4v", "glm4v_text"}
-    without |= {"kimi_linear", "qwen3_vl_moe", "qwen3_vl_moe_text"}
+    served = {one for architecture in FORMS for one in architecture.model_types}
+    without = {"llava", "internvl", "qwen2_audio", "ministral"}
     without |= {"cwm", "helium", "hyperclovax", "mimo", "telechat3", "vaultgemma"}
-    without |= {"bamba"}
-    without |= {"minicpm3"}  # latent attention, whose files are not read
-    without |= {"flex_olmo", "llama4", "llama4_text", "olmo_hybrid"}
+    without |= {"flex_olmo", "olmo_hybrid"}
     without |= {"gptj", "opt"}  # llama.cpp does not compute them
     assert set(DECODERS) - served == without
     assert served <= set(DECODERS)
-    assert {one.model_type for one in ARCHITECTURES.values()} <= set(DECODERS)
+    assert {one.model_type for one in FORMS} <= set(DECODERS)
     assert set(BIASES) <= set(DECODERS)
 
 
 def test_the_table_is_that_of_llama_cpp() -> None:
     assert set(ARCHITECTURES) <= set(gguf.MODEL_ARCH_NAMES.values())
-    found = {name: set(one.model_types) for name, one in ARCHITECTURES.items()}
+    found: dict[str, set[str]] = {name: set() for name in ARCHITECTURES}
+    for one in FORMS:
+        found[one.name] |= set(one.model_types)
     assert found == {name: set(types) for name, types in CONVERTED_TYPES.items()}
-    assert all(one.models for one in ARCHITECTURES.values())
+    assert all(one.models for one in FORMS)
 
 
 def test_a_tiny_file_has_these_sizes(config: Any) -> None:
@@ -189,6 +188,22 @@ def test_granites_scales(spec: Any) -> None:
 def test_smollm3_has_no_rope_in_every_fourth_layer(spec: Any) -> None:
     layers = spec("smollm3", **{".block_count": 9}).layers
     assert [n for n, layer in enumerate(layers) if layer.mixer.rope is None] == [3, 7]
+
+
+def test_llama4_has_chunks_in_three_layers_of_four(spec: Any) -> None:
+    """Files have no key for them, nor for the norms that the model with 128 experts lacks."""
+    keys = {**EXPERTS, ".expert_feed_forward_length": 24, ".block_count": 5}
+    found = spec("llama4", **keys)
+    assert found.windows == (8192, 8192, 8192, 0, 8192)
+    rotates = [layer.mixer.rope is not None for layer in found.layers]
+    assert rotates == [layer.mixer.norms is not None for layer in found.layers]
+    assert rotates == [True, True, True, False, True]
+    assert (found.experts.ffn_size, found.experts.shared_size) == (24, 24)
+    assert found.query_scale.length == 8192
+    largest = spec("llama4", **{**keys, ".expert_count": 128})
+    assert all(layer.mixer.norms is None for layer in largest.layers)
+    with pytest.raises(UnsupportedModelError, match=r"MobileLLM.* take the folder"):
+        spec("llama4", **keys, **{".attention.sliding_window": 0})
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,13 @@ from tests.engines.native.random_adapters import checked, load_peft, make_random
 from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.gguf.block_models import WORDS, Oracle, divergence, metadata, write_blocks
 from tests.gguf.model_files import write_model
+from tests.gguf.model_folders import (
+    KIMI_LINEAR,
+    LLAMA_4,
+    MINICPM_3,
+    NEMOTRON_3,
+    make_model_folder,
+)
 
 KINDS = sorted(HALVES)
 
@@ -226,6 +233,67 @@ def assert_same_logits(made: Path, reference: Callable[[list[int]], torch.Tensor
     runner = load_model(made, exact=True, num_threads=2, max_sequences=2, kv_dtype="float32")
     logits = logits_of(runner, ids)
     assert divergence(reference(ids), logits).max() < 1e-5
+    np.testing.assert_array_equal(logits_of(runner, ids, chunks=(1, 7, 30)), logits)
+    runner.close()
+
+
+# ---- files that say less than their folders
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("minicpm3 with longrope", "llama4", "bamba", "glm4v", "qwen3_vl_moe", "kimi_linear"),
+        *("nemotron_h with experts", "nemotron_h with experts of latents"),
+    ],
+)
+def test_a_file_answers_as_its_folder(name: str, tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path, name)
+    made = make_folder(with_vocabulary(folder, tmp_path / "a.gguf"))
+    ids = np.random.default_rng(5).integers(3, WORDS, 90).tolist()
+    options: Any = {"num_threads": 2, "max_sequences": 2, "kv_dtype": "float32"}
+    logits: list[Any] = []
+    for place in (folder, made):
+        runner = load_model(place, dtype="float32", **options)
+        logits.append(logits_of(runner, ids))
+        runner.close()
+    # A file has -exp of a decay, whose logarithm may be its neighbour in float32.
+    close = 1e-5 if read_spec(folder).state_floats else 0.0
+    np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=close)
+
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "kimi_linear": {
+        **KIMI_LINEAR,
+        "kv_lora_rank": 64,
+        "linear_head_dim": 32,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 32,
+    },
+    "llama4_text": {**LLAMA_4, "head_dim": 32, "intermediate_size_mlp": 128},
+    "minicpm3": {**MINICPM_3, "q_lora_rank": 32, "kv_lora_rank": 64},
+    "nemotron_h_latent": {
+        **NEMOTRON_3,
+        "moe_latent_size": 64,
+        "moe_shared_expert_intermediate_size": 96,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", _SIZES)
+def test_blocks_of_later_models(kind: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 128, "intermediate_size": 64, "moe_intermediate_size": 64}
+    folder = make_random_model(tmp_path / "folder", kind, **{**sizes, **_SIZES[kind]})
+    made = make_folder(with_vocabulary(folder, tmp_path / "a.gguf", matrices="Q8_0"))
+    ids = np.random.default_rng(5).integers(3, WORDS, 90).tolist()
+    options: Any = {"num_threads": 2, "max_sequences": 2, "kv_dtype": "float32"}
+    runner = load_model(made, dtype="float32", **options)
+    reference = torch.tensor(logits_of(runner, ids)).double()
+    runner.close()
+    runner = load_model(made, exact=True, **options)
+    logits = logits_of(runner, ids)
+    assert divergence(reference, logits).median() < 1e-6
     np.testing.assert_array_equal(logits_of(runner, ids, chunks=(1, 7, 30)), logits)
     runner.close()
 

@@ -5,7 +5,8 @@ dimensions of a head where Llama's code rotates dimensions half a head apart, so
 of queries and keys in another order: within a head, row i of the first half is row 2i of the file, and
 row i of the second half is row 2i + 1. This order is undone here. It is a matter of the architecture and
 cannot be seen in the weights: a file whose keys an old converter put in the order of another number of
-heads has wrong keys here as it has in llama.cpp.
+heads has wrong keys here as it has in llama.cpp. With M-RoPE llama.cpp rotates dimensions half a head apart,
+as it does for most models, and GLM-4.1V's code neighbouring ones: there it is the other way round.
 
 A delta net's value heads share key heads: in a folder those of one key head follow each other, and in
 llama.cpp every so many heads one is of the same key head. Rows are put back into a folder's order here.
@@ -133,7 +134,7 @@ class GgufSource:
         parts = [self._rows(part, wanted) for part in way]
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if wanted.heads:
-            rows = rows[_folder_order(len(rows), wanted.heads)]
+            rows = rows[_folder_order(len(rows), wanted.heads, wanted.halves)]
         data = rows.reshape(math.prod(wanted.shape[:-1]), -1)
         tensor = GgufTensor(name, kind, wanted.shape, data, wanted.tiles)
         changes = wanted.shift or wanted.is_negative_exp
@@ -226,9 +227,13 @@ class GgufSource:
         return name.startswith(_ASIDE)
 
 
-def _folder_order(rows: int, heads: int) -> NDArray[np.intp]:
-    """For each row of a folder's tensor, the one of the file's."""
-    return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+def _folder_order(rows: int, heads: int, halves: int) -> NDArray[np.intp]:
+    """For each row of a folder's tensor, the one of the file's: see `FolderTensor`."""
+    by_head = np.arange(rows).reshape(heads, -1)
+    if not halves:
+        return by_head.reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+    rotated = by_head[:, :halves].reshape(heads, 2, -1).swapaxes(1, 2).reshape(heads, -1)
+    return np.concatenate((rotated, by_head[:, halves:]), axis=1).reshape(-1)
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

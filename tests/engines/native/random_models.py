@@ -92,6 +92,7 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3NextConfig,
     Qwen3VLConfig,
+    Qwen3VLMoeConfig,
     SeedOssConfig,
     SmolLM3Config,
     SolarOpenConfig,
@@ -258,6 +259,10 @@ _TOWERS: dict[type[PretrainedConfig], tuple[str, dict[str, Any]]] = {
     Qwen3_5MoeConfig: ("qwen3_5_moe_text", {**_QWEN_VISION, "num_position_embeddings": 16}),
     Qwen3VLConfig: (
         "qwen3_vl_text",
+        {**_QWEN_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+    ),
+    Qwen3VLMoeConfig: (
+        "qwen3_vl_moe_text",
         {**_QWEN_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
     ),
 }
@@ -571,6 +576,10 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "qwen3_5_text": (Qwen3_5TextConfig, {**_DELTA, "tie_word_embeddings": True}),
     "qwen3_next": (Qwen3NextConfig, {**_DELTA, **_SHARED_EXPERTS, "mlp_only_layers": [1]}),
     "qwen3_vl": (Qwen3VLConfig, {"head_dim": 24, "rope_parameters": _MROPE}),
+    "qwen3_vl_moe": (
+        Qwen3VLMoeConfig,
+        {"head_dim": 24, "rope_parameters": _MROPE, "num_experts": 6, **_MOE},
+    ),
     "seed_oss": (SeedOssConfig, {"head_dim": 24, "attention_out_bias": True}),
     "olmo_hybrid": (
         OlmoHybridConfig,

@@ -31,8 +31,8 @@ class Architecture:
     """What its config.json says, where nothing in the file decides otherwise."""
 
     # -- constants of the computation
-    windows: Literal["none", "all", "pattern"] = "none"
-    """Which layers have the window that the file names."""
+    windows: Literal["none", "all", "pattern", "chunks"] = "none"
+    """Which layers have the window that the file names; or, as in Llama 4, chunks."""
     window: int = 0
     """The window of files that name none."""
     pattern: int = 0
@@ -71,9 +71,9 @@ class Architecture:
     """Each query head has an attention sink."""
     gated_attention: bool = False
     """The rows of queries have those of attention's gates beside them, head by head."""
-    mixer: Literal["", "delta_net", "latent", "short_conv", "mamba2", "beside"] = ""
-    """What some layers, or with `latent` all, have in place of attention; `beside`: all have Mamba-2
-    beside it."""
+    mixer: Literal["", "delta_net", "latent", "kimi_delta", "short_conv", "mamba2", "beside"] = ""
+    """What some layers, or with `latent` all, have in place of attention; `kimi_delta`: the others have latent
+    attention; `beside`: all have Mamba-2 beside it."""
 
     # -- the weights
     interleaved: bool = False

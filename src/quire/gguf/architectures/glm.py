@@ -15,7 +15,7 @@ GLM = (
         "chatglm", "GLM-4, ChatGLM3", ("glm",), "glm", partial_rotary=True, fused_gate_up=True
     ),
     Architecture(
-        "glm4", "GLM-4-0414", ("glm4",), "glm4",
+        "glm4", "GLM-4-0414, GLM-4.1V, its text", ("glm4", "glm4v", "glm4v_text"), "glm4",
         partial_rotary=True, fused_gate_up=True, norms=_GLM4_NORMS,
     ),
     Architecture(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from quire.gguf.architectures.declaration import Architecture
 
 _LFM2_NAMES = (
@@ -11,6 +13,23 @@ _LFM2_NAMES = (
     ("mlp.up_proj", "feed_forward.w3"),
     ("mlp.down_proj", "feed_forward.w2"),
 )
+
+_NEMOTRON_H: Any = {
+    "mixer": "mamba2",
+    "one_part": True,
+    "interleaved": True,
+    "norms": {"attn_norm": "norm"},
+    "gated": False,
+    "rotary": False,
+    "is_written": False,
+    "renames": (
+        ("model.embed_tokens.", "model.embeddings."),
+        ("model.norm.", "model.norm_f."),
+        ("self_attn.", "mixer."),
+        ("mamba.", "mixer."),
+        ("mlp.", "mixer."),
+    ),
+}
 
 HYBRID = (
     Architecture(
@@ -32,17 +51,27 @@ HYBRID = (
         renames=(("model.norm.", "model.final_layernorm."), ("mlp.", "feed_forward.")),
     ),
     Architecture(
-        "nemotron_h", "Nemotron-H, Nemotron Nano 2", ("nemotron_h",), "nemotron_h",
-        mixer="mamba2", one_part=True, interleaved=True, norms={"attn_norm": "norm"}, gated=False, rotary=False,
-        is_written=False,
-        renames=(
-            ("model.embed_tokens.", "model.embeddings."), ("model.norm.", "model.norm_f."),
-            ("self_attn.", "mixer."), ("mamba.", "mixer."), ("mlp.", "mixer."),
-        ),
+        "nemotron_h", "Nemotron-H, Nemotron Nano 2", ("nemotron_h",), "nemotron_h", **_NEMOTRON_H
+    ),
+    Architecture(
+        "nemotron_h_moe", "Nemotron 3", ("nemotron_h",), "nemotron_h",
+        experts="all", normalised=True, **_NEMOTRON_H,
     ),
     Architecture(
         "granitehybrid", "Granite 4 H", ("granitemoehybrid",), "granitemoehybrid",
         mixer="mamba2", scales=True, interleaved=True, experts="some", normalised=True,
         renames=(("mlp.down_proj", "shared_mlp.output_linear"),),
     ),
+    Architecture(
+        "kimi-linear", "Kimi Linear", ("kimi_linear",), "kimi_linear",
+        mixer="kimi_delta", experts="all", normalised=True, rotary=False, is_written=False,
+    ),
 )  # fmt: skip
+
+BAMBA = Architecture(
+    "granitehybrid", "Bamba", ("bamba",), "bamba",
+    mixer="mamba2", interleaved=True, partial_rotary=True, is_written=False,
+    norms={"attn_norm": "input_layernorm", "ffn_norm": "pre_ff_layernorm"},
+    renames=(("model.norm.", "model.final_layernorm."), ("mlp.", "feed_forward.")),
+)  # fmt: skip
+"""Its files have the architecture of Granite 4."""

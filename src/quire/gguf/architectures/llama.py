@@ -29,6 +29,10 @@ LLAMA = (
         "minicpm", "MiniCPM 1, 2 and 4", ("minicpm",), "granite", scales=True, interleaved=True
     ),
     Architecture(
+        "minicpm3", "MiniCPM 3", ("minicpm3",), "minicpm3",
+        mixer="latent", names_theta=False, is_written=False,
+    ),
+    Architecture(
         "phi3", "Phi-3, Phi-3.5, Phi-4", ("phi3",), "phi3",
         windows="all", partial_rotary=True, fused_qkv=True, fused_gate_up=True,
     ),

@@ -33,6 +33,10 @@ QWEN = (
         experts="all", normalised=True, query_key_norms="head",
     ),
     Architecture(
+        "qwen3vlmoe", "Qwen3-VL with experts, its text", ("qwen3_vl_moe", "qwen3_vl_moe_text"),
+        "qwen3_moe", experts="all", normalised=True, query_key_norms="head",
+    ),
+    Architecture(
         "qwen3next", "Qwen3-Next", ("qwen3_next",), "qwen3_5_moe_text",
         experts="all", normalised=True, **_HYBRID,
     ),

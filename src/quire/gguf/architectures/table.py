@@ -6,7 +6,7 @@ from quire.gguf.architectures.classic import CLASSIC
 from quire.gguf.architectures.declaration import Architecture
 from quire.gguf.architectures.gemma import GEMMA
 from quire.gguf.architectures.glm import GLM
-from quire.gguf.architectures.hybrid import HYBRID
+from quire.gguf.architectures.hybrid import BAMBA, HYBRID
 from quire.gguf.architectures.llama import LLAMA
 from quire.gguf.architectures.qwen import QWEN
 from quire.gguf.architectures.sparse import SPARSE
@@ -15,3 +15,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     one.name: one for family in (LLAMA, QWEN, GEMMA, GLM, SPARSE, HYBRID, CLASSIC) for one in family
 }
 """By their names in GGUF files."""
+
+FORMS: tuple[Architecture, ...] = (*ARCHITECTURES.values(), BAMBA)
+"""All of them, with what has files of another's name."""

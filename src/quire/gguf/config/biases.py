@@ -18,7 +18,7 @@ _UNGATED_MAPS = {**_ATTENTION, "mlp_bias": _PLAIN_FFN}
 _EVERYWHERE = {"": (*_QKV, "attn_output", *_PLAIN_FFN)}
 _ALL_MAPS = {**_ATTENTION, "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down")}
 BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("llama", "granite", "smollm3"), _ALL_MAPS),
+    **dict.fromkeys(("llama", "granite", "smollm3", "bamba"), _ALL_MAPS),
     **dict.fromkeys(("qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text"), _ATTENTION),
     "gpt_oss": _ATTENTION,
     **dict.fromkeys(("olmo2", "olmo3", "olmoe", "granitemoehybrid"), _ATTENTION),
@@ -30,9 +30,11 @@ BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     "deepseek_v3": {**_CORRECTION},
     "dots1": {**_ATTENTION, **_CORRECTION},
     "glm4_moe": {**_INPUTS, **_CORRECTION},
-    **dict.fromkeys(("ernie4_5_moe", "lfm2_moe", "minimax_m2"), _CORRECTION),
+    **dict.fromkeys(("ernie4_5_moe", "kimi_linear", "lfm2_moe", "minimax_m2"), _CORRECTION),
     **dict.fromkeys(("cohere", "olmo", "apertus", "hunyuan_v1_dense"), _ATTENTION),
-    **dict.fromkeys(("arcee", "nemotron", "nemotron_h"), _UNGATED_MAPS),
+    **dict.fromkeys(("arcee", "nemotron"), _UNGATED_MAPS),
+    "nemotron_h": {**_UNGATED_MAPS, **_CORRECTION},
+    "llama4_text": _ATTENTION,
     **dict.fromkeys(("phi", "gpt2", "bloom"), _EVERYWHERE),
     "gpt_neox": {**_ATTENTION, "": _PLAIN_FFN},
     "stablelm": {"use_qkv_bias": _QKV},

@@ -37,6 +37,12 @@ class ExpertFamily:
     """The first sparse layer."""
     step: str = ""
     """Of so many layers, one is sparse."""
+    sparse_kind: str = ""
+    """What the config calls a sparse layer, if it says of each layer what it is."""
+    dense_size: str = "intermediate_size"
+    """The width of an FFN that is not sparse."""
+    latent_size: str = ""
+    """The width of what the chosen experts read."""
     gating: int = SOFTMAX
 
     # -- names of tensors in a layer
@@ -48,20 +54,25 @@ class ExpertFamily:
     correction_is_row: bool = False
     """It is a matrix of one row."""
     experts: str = "mlp.experts.{}."
-    maps: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    maps: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    """Two, if there is no gate."""
     fused: tuple[str, str] | None = None
     """Gate and up, and down, of all experts, where folders have them in no other way: whole names."""
     shared: str = ""
     shared_maps: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
-    """Two, if gate and up are fused."""
+    """Two, if gate and up are fused or there is no gate."""
     shared_score: str = ""
     beside_dense: bool = False
     """Sparse layers have a dense FFN, too."""
+    latent_maps: tuple[str, str] = ("", "")
+    """The maps around experts that read something smaller than the input."""
     vectors: Mapping[str, str] = field(default_factory=dict[str, str])
     """Norms and factors that a sparse layer has besides: whole names in a folder, and in a file."""
 
     def is_sparse(self, config: Mapping[str, Any], layer: int) -> bool:
         """Whether the FFN of a layer is sparse."""
+        if self.sparse_kind:
+            return config["layer_types"][layer] == self.sparse_kind
         first = config[self.first_sparse] if self.first_sparse else 0
         return layer >= first and (layer + 1) % (config[self.step] if self.step else 1) == 0
 
@@ -149,6 +160,18 @@ FAMILIES: Mapping[str, ExpertFamily] = {
         router="mlp.gate.wg",
         shared="mlp.shared_mlp.",
     ),
+    "kimi_linear": replace(
+        _DEEPSEEK,
+        count="num_experts",
+        used="num_experts_per_token",
+        shared_count="num_shared_experts",
+        normalised="moe_renormalize",
+        router="block_sparse_moe.gate",
+        correction="block_sparse_moe.gate.e_score_correction_bias",
+        experts="block_sparse_moe.experts.{}.",
+        maps=("w1", "w3", "w2"),
+        shared="block_sparse_moe.shared_experts.",
+    ),
     "lfm2_moe": ExpertFamily(
         normalised="norm_topk_prob",
         first_sparse="num_dense_layers",
@@ -157,6 +180,17 @@ FAMILIES: Mapping[str, ExpertFamily] = {
         correction="feed_forward.expert_bias",
         experts="feed_forward.experts.{}.",
         maps=("w1", "w3", "w2"),
+    ),
+    "llama4_text": ExpertFamily(
+        count="num_local_experts",
+        size="intermediate_size",
+        dense_size="intermediate_size_mlp",
+        shared_size="intermediate_size",
+        step="interleave_moe_layer_step",
+        gating=SIGMOID,
+        router="feed_forward.router",
+        experts="feed_forward.experts.{}.",
+        shared="feed_forward.shared_expert.",
     ),
     "minimax_m2": ExpertFamily(
         count="num_local_experts",
@@ -173,6 +207,21 @@ FAMILIES: Mapping[str, ExpertFamily] = {
         router="block_sparse_moe.gate",
         experts="block_sparse_moe.experts.{}.",
         maps=("w1", "w3", "w2"),
+    ),
+    "nemotron_h": replace(
+        _DEEPSEEK,
+        shared_count="",
+        shared_size="moe_shared_expert_intermediate_size",
+        first_sparse="",
+        sparse_kind="moe",
+        latent_size="moe_latent_size",
+        router="mixer.gate",
+        correction="mixer.gate.e_score_correction_bias",
+        experts="mixer.experts.{}.",
+        maps=("up_proj", "down_proj"),
+        shared="mixer.shared_experts.",
+        shared_maps=("up_proj", "down_proj"),
+        latent_maps=("mixer.fc1_latent_proj", "mixer.fc2_latent_proj"),
     ),
     "olmoe": ExpertFamily(size="intermediate_size", normalised="norm_topk_prob"),
     "qwen2_moe": _QWEN2_MOE,
@@ -208,11 +257,15 @@ def read_experts(header: Header, model_type: str, *, normalised: bool) -> dict[s
 
 def _sizes(header: Header, family: ExpertFamily, used: int) -> dict[str, int]:
     """The width of an expert, and of an FFN that is not sparse."""
-    if family.size == "intermediate_size":
-        return {"intermediate_size": header.integer("feed_forward_length")}
+    if family.size == family.dense_size:
+        return {family.size: header.integer("feed_forward_length")}
+    if family.sparse_kind:
+        latent = header.integer(family.latent_size, 0, minimum=0)
+        size = header.integer("expert_feed_forward_length")
+        return {family.size: size} | ({family.latent_size: latent} if latent else {})
     dense = header.integer("feed_forward_length", 0, minimum=0)
     size = header.integer("expert_feed_forward_length", dense // used)
-    return {"intermediate_size": dense or size, family.size: size}
+    return {family.dense_size: dense or size, family.size: size}
 
 
 def _layers(header: Header, family: ExpertFamily) -> dict[str, int]:
@@ -253,9 +306,10 @@ def _router(header: Header, family: ExpertFamily, normalised: bool) -> dict[str,
 
 def _shared(header: Header, family: ExpertFamily, config: Mapping[str, Any]) -> dict[str, int]:
     """The width of the shared expert, which not all converters write as it is: its tensor has it."""
+    key = "expert_shared_feed_forward_length"
     if family.shared_size and family.shared_size not in config:
-        usual = header.integer("feed_forward_length", 0, minimum=0)
-        return {family.shared_size: header.integer("expert_shared_feed_forward_length", usual)}
+        usual = 0 if key in header else header.integer("feed_forward_length", 0, minimum=0)
+        return {family.shared_size: header.integer(key, usual)}
     if not family.shared_count:
         return {}
     first = next((layer for layer in range(header.layers) if family.is_sparse(config, layer)), None)

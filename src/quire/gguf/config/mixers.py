@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from quire.gguf.config.experts import expert_count
 from quire.gguf.config.header import Header
 
 SPLIT_MAPS = "kv_b_is_split"
@@ -54,36 +55,39 @@ def _layer_types(header: Header) -> list[str]:
 # ---- latent attention
 
 
-def latent_keys(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
+def latent_keys(header: Header, config: Mapping[str, Any], layer: int = 0) -> dict[str, Any]:
     """What the config of a model with latent attention says of it, and of its rotary embedding.
 
-    llama.cpp has one number for both of YaRN's scales, of cosine and sine and of the scores.
+    llama.cpp has one number for both of YaRN's scales, of cosine and sine and of the scores. `layer` is one
+    that has such attention.
     """
     rotated, rank = header.integer("rope.dimension_count"), "attention.kv_lora_rank"
+    heads: int = config["num_attention_heads"]
     key_dim = _length(header, "key_length")
     if key_dim <= rotated:
         raise header.wrong(header.key("attention.key_length_mla"), key_dim, f"more than {rotated}")
     q_rank = header.integer("attention.q_lora_rank", 0, minimum=0)
-    rope = dict(config["rope_parameters"])
+    rope = dict(config.get("rope_parameters", {}))
     if "mscale_all_dim" in rope:
         rope["mscale"] = rope["mscale_all_dim"] = round(10 * rope["mscale_all_dim"], 6)
     return {
-        "q_lora_rank": q_rank if q_rank and "blk.0.attn_q_a.weight" in header.tensors else None,
+        "q_lora_rank": q_rank
+        if q_rank and f"blk.{layer}.attn_q_a.weight" in header.tensors
+        else None,
         "kv_lora_rank": header.integer(rank),
         "qk_nope_head_dim": key_dim - rotated,
         "qk_rope_head_dim": rotated,
-        "v_head_dim": _length(header, "value_length"),
-        "num_key_value_heads": config["num_attention_heads"],
-        "rope_parameters": rope,
-        "model_type": latent_type(header),
-        SPLIT_MAPS: "blk.0.attn_k_b.weight" in header.tensors,
-    }
+        "v_head_dim": _length(header, "value_length", config["hidden_size"] // heads),
+        "num_key_value_heads": heads,
+        SPLIT_MAPS: f"blk.{layer}.attn_k_b.weight" in header.tensors,
+    } | ({"rope_parameters": rope} if rope else {})
 
 
-def _length(header: Header, name: str) -> int:
+def _length(header: Header, name: str, default: int | None = None) -> int:
     """The size of a head. Files of before April 2025 do not tell it from that of the latents."""
-    usual = header.integer(f"attention.{name}")
-    return header.integer(f"attention.{name}_mla", usual)
+    if f"attention.{name}_mla" in header:
+        return header.integer(f"attention.{name}_mla")
+    return header.integer(f"attention.{name}", default)
 
 
 def latent_type(header: Header) -> str:
@@ -93,6 +97,21 @@ def latent_type(header: Header) -> str:
     gating = header.integer("expert_gating_func", 0, minimum=0)
     corrected = any(name.endswith("exp_probs_b.bias") for name in header.tensors)
     return "deepseek_v3" if gating == _SIGMOID or (not gating and corrected) else "deepseek_v2"
+
+
+def kimi_keys(header: Header, config: Mapping[str, Any], attends: list[bool]) -> dict[str, Any]:
+    """What Kimi Linear's config says of its layers. Both kinds have as many heads, as in llama.cpp."""
+    if not any(attends):
+        raise header.unsupported(
+            "it is a Kimi Linear without a layer with attention, which is not run"
+        )
+    return {
+        **latent_keys(header, config, attends.index(True)),
+        "layer_types": ["full_attention" if one else "linear_attention" for one in attends],
+        "linear_num_heads": config["num_attention_heads"],
+        "linear_head_dim": header.integer("kda.head_dim"),
+        "linear_conv_kernel_dim": header.integer("ssm.conv_kernel"),
+    }
 
 
 # ---- short convolutions and Mamba-2
@@ -148,18 +167,18 @@ def mamba2_keys(header: Header, attends: list[bool]) -> dict[str, Any]:
 
 def one_part_keys(header: Header, attends: list[bool], eps: float) -> dict[str, Any]:
     """What Nemotron-H's config says of its layers, of which each is Mamba-2, attention or an FFN."""
-    sizes = header.layer_integers("feed_forward_length")
+    sizes, is_sparse = header.layer_integers("feed_forward_length"), expert_count(header) > 0
     widths = set(sizes) - {0}
     if len(widths) != 1 or any(one and size for one, size in zip(attends, sizes, strict=True)):
         expected = "0 for layers with a mixer, and one number for the others"
         raise header.wrong(header.key("feed_forward_length"), sizes, expected)
     types = [
-        "attention" if one else "mlp" if size else "mamba"
+        "attention" if one else ("moe" if is_sparse else "mlp") if size else "mamba"
         for one, size in zip(attends, sizes, strict=True)
     ]
     keys: dict[str, Any] = {
         "layer_types": types,
-        "intermediate_size": widths.pop(),
+        **({} if is_sparse else {"intermediate_size": widths.pop()}),
         "layer_norm_epsilon": eps,
     }
     if "mamba" in types:

@@ -11,6 +11,7 @@ from typing import Any
 
 from quire.errors import WeightsError
 from quire.gguf.architectures.declaration import Architecture
+from quire.gguf.architectures.hybrid import BAMBA
 from quire.gguf.architectures.table import ARCHITECTURES
 from quire.gguf.config import mixers
 from quire.gguf.config.biases import read_biases
@@ -55,7 +56,17 @@ def architecture_of(header: Header) -> Architecture:
         )
     if not header.tensors:
         raise header.unsupported("it holds a vocabulary and no weights")
-    return ARCHITECTURES[name]
+    return BAMBA if _is_bamba(header) else ARCHITECTURES[name]
+
+
+def _is_bamba(header: Header) -> bool:
+    """Whether a file of Granite 4's architecture has a Bamba, which scales nothing and rotates."""
+    scales = ("attention.scale", "embedding_scale", "residual_scale", "logit_scale")
+    return (
+        header.architecture == BAMBA.name
+        and header.flag("rope.scaling.finetuned", True)
+        and not any(key in header for key in scales)
+    )
 
 
 def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
@@ -76,7 +87,7 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
         config |= keys
         return config | read_biases(header, config)
     heads: int = config["num_attention_heads"]
-    if architecture.mixer in ("short_conv", "mamba2", "beside"):
+    if architecture.mixer in ("short_conv", "mamba2", "beside", "kimi_delta"):
         kv_heads, attends = mixers.attention_layers(header, heads)
     else:
         kv_heads, attends = _heads(header, "attention.head_count_kv", heads), []
@@ -124,7 +135,12 @@ def _mixer(
     """What layers have in place of attention; `attends` says which layers have that."""
     match architecture.mixer:
         case "latent":
-            return mixers.latent_keys(header, config)
+            model_type = architecture.model_type
+            if architecture.experts == "some":
+                model_type = mixers.latent_type(header)
+            return {**mixers.latent_keys(header, config), "model_type": model_type}
+        case "kimi_delta":
+            return mixers.kimi_keys(header, config, attends)
         case "delta_net":
             return mixers.delta_net_keys(header, is_tiled=architecture.tiled_values)
         case "short_conv":
@@ -134,6 +150,9 @@ def _mixer(
         case "mamba2":
             rotates = header.flag("rope.scaling.finetuned", True)
             keys = mixers.mamba2_keys(header, attends)
+            if architecture is BAMBA:
+                layers = [layer for layer, one in enumerate(attends) if one]
+                return keys | {"attn_layer_indices": layers}
             return keys | {"position_embedding_type": "rope" if rotates else None}
         case "beside":
             return mixers.beside_keys(header)
@@ -150,7 +169,7 @@ def _head_dim(header: Header, architecture: Architecture, default: int) -> int:
 
     With latent attention it is that of the part that is rotated, as in transformers.
     """
-    if architecture.mixer == "latent":
+    if architecture.mixer in ("latent", "kimi_delta"):
         return header.integer("rope.dimension_count", minimum=2)
     head_dim = header.integer("attention.key_length", default, minimum=2)
     for key in ("value_length", "key_length_swa", "value_length_swa"):
@@ -188,7 +207,9 @@ def _ffn(header: Header, architecture: Architecture) -> dict[str, Any]:
         raise header.unsupported(
             f"{header.key('expert_count')} is {count}, which is not run for {architecture.name}"
         )
-    if architecture.name == "granitehybrid" and not count:  # its converter names both all the same
+    if (
+        architecture.model_type == "granitemoehybrid" and not count
+    ):  # its converter names both all the same
         dense = header.integer("feed_forward_length")
         shared = header.integer("expert_shared_feed_forward_length", dense)
         return {

@@ -54,6 +54,3 @@ def refuse_what_is_not_computed(header: Header, architecture: Architecture) -> N
     is_rotated = header.flag("rope.scaling.finetuned", True)
     if architecture.scales and not architecture.mixer and not is_rotated:
         raise header.unsupported("it is a Granite without rotary embeddings, which is not run")
-    sections = header.integers("rope.dimension_sections") or []
-    if architecture.name == "glm4" and any(sections):
-        raise header.unsupported("it is a GLM-4 that sees (M-RoPE), which is not run")

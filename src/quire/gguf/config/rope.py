@@ -233,7 +233,10 @@ def _llama3_multiples(
 
     `rotations` are those of one position.
     """
-    smooth = np.clip((original * rotations - low) / (high - low), 0, 1)
+    if low == high:
+        smooth = (original * rotations > low).astype(np.float64)
+    else:
+        smooth = np.clip((original * rotations - low) / (high - low), 0, 1)
     return (1 - smooth) / factor + smooth
 
 
@@ -258,9 +261,10 @@ def _candidates(
             yield from _rounded(high, original)
     elif len(smooth) == 1:
         yield from _rounded(4.0, (3 * smooth[0] + 1) / rotations[between][0])
-    # Too few dimensions to solve for it.
-    for original in (8192, *(1 << power for power in range(20, 4, -1))):
-        yield 1.0, 4.0, original
+    # Too few dimensions to solve for it; or a step, as in Llama 4.
+    for high in (4.0, 1.0):
+        for original in (8192, *(1 << power for power in range(20, 4, -1))):
+            yield 1.0, high, original
 
 
 def _rounded(high: float, original: float) -> Iterator[tuple[float, float, int]]:

@@ -9,12 +9,15 @@ from typing import Any
 from quire.gguf.architectures.declaration import Architecture
 from quire.gguf.config.header import Header
 
+_OF_MINICPM3 = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256}
+"""Of embeddings, branches and logits. No file names them."""
+
 
 def read_scales(
     header: Header, architecture: Architecture, config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the config says of scales, soft caps, and layers without a rotary embedding."""
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = dict(_OF_MINICPM3) if architecture.name == "minicpm3" else {}
     defaults = {
         "attn_logit_softcapping": architecture.attention_cap,
         "final_logit_softcapping": architecture.logits_cap,

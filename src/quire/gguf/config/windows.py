@@ -8,9 +8,15 @@ from typing import Any
 
 from quire.gguf.architectures.declaration import Architecture
 from quire.gguf.config import rope as ropes
+from quire.gguf.config.experts import expert_count
 from quire.gguf.config.header import Header
 
 logger = logging.getLogger("quire")
+
+ROTATED_HALVES = "rotated_rows_in_halves"
+"""A key of quire's own: see `FolderTensor.halves`."""
+_CHUNK = 8192  # tokens of Llama 4's chunks, and of the step by which its queries grow
+_EXPERTS_OF_MAVERICK = 128
 
 
 def read_windows(
@@ -18,6 +24,8 @@ def read_windows(
 ) -> dict[str, Any]:
     """Attention windows: the keys, and the model_type that a window decides."""
     window = header.integer("attention.sliding_window", architecture.window, minimum=0)
+    if architecture.windows == "chunks":
+        return _chunks(header, architecture)
     if architecture.windows == "none":
         if architecture.name == "dots1":  # whose config means one by saying nothing
             return {"sliding_window": None}
@@ -35,6 +43,26 @@ def read_windows(
             return {"model_type": "olmo3", "sliding_window": window, "layer_types": types}
         return {"sliding_window": window or None, "layer_types": types}
     return _window_of_all_layers(header, architecture, window)
+
+
+def _chunks(header: Header, architecture: Architecture) -> dict[str, Any]:
+    """Llama 4's chunks, for which files have no key, and what queries and keys go through.
+
+    The largest of these models alone has no norms of them. A window of 0 marks models without chunks
+    and experts, which llama.cpp does not load.
+    """
+    if header.integer("attention.sliding_window", _CHUNK, minimum=0) == 0:
+        raise header.unsupported(
+            "it is a Llama 4 without chunks (MobileLLM), which is not run from a GGUF file: take the "
+            "folder that it was made of"
+        )
+    types = _layer_types(header, architecture.pattern)
+    return {
+        "attention_chunk_size": _CHUNK,
+        "floor_scale": _CHUNK,
+        "layer_types": [one.replace("sliding", "chunked") for one in types],
+        "use_qk_norm": expert_count(header) != _EXPERTS_OF_MAVERICK,
+    }
 
 
 def _window_of_all_layers(
@@ -89,6 +117,8 @@ def read_ropes(
     local = _local_rope(header, architecture, config, rope["rope_theta"])
     by_layer = {"full_attention": rope, "sliding_attention": local}
     result: dict[str, Any] = {"rope_parameters": rope if local is None else by_layer}
+    if architecture.name == "glm4" and any(header.integers("rope.dimension_sections") or ()):
+        result[ROTATED_HALVES] = size
     if rope["rope_type"] == "longrope":  # Phi-3's config has it at the top, too
         key = "original_max_position_embeddings"
         result[key] = rope[key]

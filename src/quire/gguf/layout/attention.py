@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from quire.gguf.config.windows import ROTATED_HALVES
 from quire.gguf.layout.sizes import Block
 from quire.gguf.layout.tensors import FolderTensor, StoredPart, zeros
 
@@ -52,9 +53,10 @@ def _apart(block: Block, q: int, kv: int) -> Iterator[FolderTensor]:
             own = StoredPart(f"{block.there}{stored}.{suffix}", (rows, *columns))
             name = f"{block.there}attn_qkv.{suffix}"
             fused = StoredPart(name, (total, *columns), first, rows)
-            heads = heads if sizes.architecture.interleaved else 0
+            halves = sizes.config.get(ROTATED_HALVES, 0)
+            heads = heads if sizes.architecture.interleaved or halves else 0
             name = f"{block.here}self_attn.{role}_proj.{suffix}"
-            wanted = FolderTensor(name, own.shape, ((own,), (fused,)), heads)
+            wanted = FolderTensor(name, own.shape, ((own,), (fused,)), heads, halves)
             absent = suffix == "bias" and stored not in sizes.stored_biases
             yield zeros(wanted) if absent else wanted
 

@@ -8,13 +8,14 @@ from quire.gguf.config.experts import EXPERT_SCALES, ExpertFamily
 from quire.gguf.layout.sizes import Block
 from quire.gguf.layout.tensors import FolderTensor, StoredPart, whole, zeros
 
-_ROLES = ("gate", "up", "down")
+_ROLES = ("gate", "up", "down")  # those without a gate have the last two
 
 
 def sparse(block: Block, family: ExpertFamily) -> Iterator[FolderTensor]:
     """The router and the experts of a layer."""
     count, size = block.sizes.config[family.count], block.sizes.config[family.size]
-    all_experts = (count, block.sizes.hidden)
+    hidden = block.sizes.hidden
+    all_experts = (count, hidden)
     yield whole(
         f"{block.here}{family.router}.weight", f"{block.there}ffn_gate_inp.weight", all_experts
     )
@@ -29,10 +30,18 @@ def sparse(block: Block, family: ExpertFamily) -> Iterator[FolderTensor]:
     for name, stored in family.vectors.items():
         length = count if stored == EXPERT_SCALES else block.sizes.hidden
         yield block.whole(name, stored, (length,))
+    width = hidden
+    if latent := block.sizes.config.get(family.latent_size):
+        width = latent
+        for name, stored, shape in zip(
+            family.latent_maps, ("down", "up"), ((latent, hidden), (hidden, latent)), strict=True
+        ):
+            yield block.whole(f"{name}.weight", f"ffn_latent_{stored}.weight", shape)
     for expert in range(count):
         own = f"{block.here}{family.experts.format(expert)}"
-        for role, name in zip(_ROLES, family.maps, strict=True):
-            yield _expert(block, f"{own}{name}.weight", role, expert, count, size)
+        for role, name in zip(_ROLES[-len(family.maps) :], family.maps, strict=True):
+            rows, columns = (width, size) if role == "down" else (size, width)
+            yield _expert(block, f"{own}{name}.weight", role, expert, (count, rows, columns))
             if family.biases:
                 rows = block.sizes.hidden if role == "down" else size
                 stored = f"{block.there}ffn_{role}_exps.bias"
@@ -48,12 +57,13 @@ def _shared(block: Block, family: ExpertFamily, size: int) -> Iterator[FolderTen
     if family.shared_score:
         score = f"{block.there}ffn_gate_inp_shexp.weight"
         yield whole(f"{block.here}{family.shared_score}.weight", score, (1, block.sizes.hidden))
-    gate, up = (
+    roles = _ROLES[-len(family.maps) : -1]
+    parts = tuple(
         StoredPart(f"{block.there}ffn_{role}_shexp.weight", (size, block.sizes.hidden))
-        for role in ("gate", "up")
+        for role in roles
     )
     *first, last = family.shared_maps
-    ways = ((gate, up),) if len(first) == 1 else ((gate,), (up,))
+    ways = (parts,) if len(first) == 1 else tuple((part,) for part in parts)
     for name, way in zip(first, ways, strict=True):
         shape = (size * len(way), block.sizes.hidden)
         yield FolderTensor(f"{block.here}{family.shared}{name}.weight", shape, (way,))
@@ -62,18 +72,18 @@ def _shared(block: Block, family: ExpertFamily, size: int) -> Iterator[FolderTen
 
 
 def _expert(
-    block: Block, name: str, role: str, expert: int, experts: int, size: int
+    block: Block, name: str, role: str, expert: int, stack: tuple[int, int, int]
 ) -> FolderTensor:
-    """A map of one expert: rows of a tensor of all, or a tensor of its own, as before April 2024."""
-    shape = (block.sizes.hidden, size) if role == "down" else (size, block.sizes.hidden)
-    rows, columns = shape
-    stacked = StoredPart(
-        f"{block.there}ffn_{role}_exps.weight", (experts, *shape), expert * rows, rows
-    )
+    """A map of one expert: rows of a tensor of all, or a tensor of its own, as before April 2024.
+
+    `stack` is the shape of the map of all experts.
+    """
+    experts, rows, columns = stack
+    stacked = StoredPart(f"{block.there}ffn_{role}_exps.weight", stack, expert * rows, rows)
     ways = [(stacked,)]
     if role != "down":
         first = 2 * rows * expert + (rows if role == "up" else 0)
         both = (experts, 2 * rows, columns)
         ways.append((StoredPart(f"{block.there}ffn_gate_up_exps.weight", both, first, rows),))
-    ways.append((StoredPart(f"{block.there}ffn_{role}.{expert}.weight", shape),))
-    return FolderTensor(name, shape, tuple(ways))
+    ways.append((StoredPart(f"{block.there}ffn_{role}.{expert}.weight", stack[1:]),))
+    return FolderTensor(name, stack[1:], tuple(ways))

@@ -38,6 +38,31 @@ def latent(block: Block) -> Iterator[FolderTensor]:
     yield whole(f"{own}o_proj.weight", f"{block.there}attn_output.weight", (hidden, heads * value))
 
 
+def kimi_delta(block: Block) -> Iterator[FolderTensor]:
+    """Kimi Delta Attention, whose convolutions are over queries, keys and values apart."""
+    config, hidden, own = block.sizes.config, block.sizes.hidden, f"{block.here}self_attn."
+    heads, size = config["linear_num_heads"], config["linear_head_dim"]
+    width, taps = heads * size, config["linear_conv_kernel_dim"]
+    for role in "qkv":
+        map_of = f"{block.there}attn_{role}.weight"
+        yield whole(f"{own}{role}_proj.weight", map_of, (width, hidden))
+        shape = (width, 1, taps)
+        yield whole(f"{own}{role}_conv1d.weight", f"{block.there}ssm_conv1d_{role}.weight", shape)
+    for name, stored, shape in (
+        ("b_proj", "ssm_beta", (heads, hidden)),
+        ("f_a_proj", "ssm_f_a", (size, hidden)),
+        ("f_b_proj", "ssm_f_b", (width, size)),
+        ("g_a_proj", "ssm_g_a", (size, hidden)),
+        ("g_b_proj", "ssm_g_b", (width, size)),
+        ("o_norm", "ssm_norm", (size,)),
+        ("o_proj", "attn_output", (hidden, width)),
+    ):
+        yield whole(f"{own}{name}.weight", f"{block.there}{stored}.weight", shape)
+    yield whole(f"{own}dt_bias", f"{block.there}ssm_dt.bias", (width,))
+    decays = StoredPart(f"{block.there}ssm_a", (heads, 1))
+    yield FolderTensor(f"{own}A_log", (heads,), ((decays,),), is_negative_exp=True)
+
+
 def delta_net(block: Block) -> Iterator[FolderTensor]:
     """A gated delta net, whose value heads may be in llama.cpp's order."""
     config, hidden, own = block.sizes.config, block.sizes.hidden, f"{block.here}linear_attn."

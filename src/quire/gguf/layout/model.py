@@ -13,7 +13,7 @@ from quire.gguf.config.experts import FAMILIES
 from quire.gguf.layout import gemma
 from quire.gguf.layout.attention import attention
 from quire.gguf.layout.experts import sparse
-from quire.gguf.layout.mixers import delta_net, latent, mamba2, short_conv
+from quire.gguf.layout.mixers import delta_net, kimi_delta, latent, mamba2, short_conv
 from quire.gguf.layout.sizes import Block, Sizes
 from quire.gguf.layout.tensors import FolderTensor, StoredPart, whole
 
@@ -106,10 +106,13 @@ def _norm(sizes: Sizes, name: str, stored: str) -> Iterator[FolderTensor]:
 def _mixing(block: Block) -> Iterator[FolderTensor]:
     """Attention, what is in its place, or both."""
     mixer = block.sizes.architecture.mixer
-    if mixer == "latent":
+    kind = block.sizes.kind(block.layer) if mixer else "full_attention"
+    if mixer == "latent" or (mixer == "kimi_delta" and kind == "full_attention"):
         yield from latent(block)
         return
-    kind = block.sizes.kind(block.layer) if mixer else "full_attention"
+    if mixer == "kimi_delta":
+        yield from kimi_delta(block)
+        return
     if kind == "linear_attention":
         yield from delta_net(block)
     elif kind == "conv":
@@ -122,7 +125,7 @@ def _mixing(block: Block) -> Iterator[FolderTensor]:
 
 def _ffn(block: Block) -> Iterator[FolderTensor]:
     config = block.sizes.config
-    if block.sizes.architecture.one_part and block.sizes.kind(block.layer) != "mlp":
+    if block.sizes.architecture.one_part and block.sizes.kind(block.layer) not in ("mlp", "moe"):
         return
     family = FAMILIES.get(config["model_type"])
     has_experts = family is not None and bool(config.get(family.count))
@@ -136,7 +139,7 @@ def _ffn(block: Block) -> Iterator[FolderTensor]:
 def _dense(block: Block) -> Iterator[FolderTensor]:
     hidden, ffn = block.sizes.hidden, block.sizes.ffn(block.layer)
     architecture = block.sizes.architecture
-    if architecture.name == "granitehybrid":
+    if architecture.model_type == "granitemoehybrid":
         yield _fused_apart(block, hidden, ffn)
     elif architecture.fused_gate_up:
         yield block.whole("mlp.gate_up_proj.weight", "ffn_up.weight", (2 * ffn, hidden))

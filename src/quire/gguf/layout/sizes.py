@@ -51,7 +51,12 @@ class Sizes:
 
     def ffn(self, layer: int) -> int:
         """The width of a dense FFN."""
-        size: int | list[int] = self.config["intermediate_size"]
+        key = (
+            "intermediate_size_mlp"
+            if "intermediate_size_mlp" in self.config
+            else "intermediate_size"
+        )
+        size: int | list[int] = self.config[key]
         if isinstance(size, list):
             return size[layer]
         doubled = self.config.get("use_double_wide_mlp") and self.shares_keys(layer)

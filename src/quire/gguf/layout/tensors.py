@@ -34,6 +34,9 @@ class FolderTensor:
     ways: tuple[Way, ...]
     heads: int = 0
     """The file has the rows of so many heads in llama.cpp's order; 0 for the folder's."""
+    halves: int = 0
+    """So many rows of each of these heads, those that are rotated, are halves in the file and alternate in the
+    folder; 0: all rows are halves in the folder and alternate in the file."""
     shift: float = 0.0
     """What the file's values are larger by."""
     is_negative_exp: bool = False

@@ -300,9 +300,8 @@ def _longrope_scale(rope: RopeSpec) -> float:
 def _llama3(rope: RopeSpec, plain: NDArray[np.float32]) -> NDArray[np.float32]:
     """Llama 3.1: long waves are stretched, short ones kept, those in between interpolated smoothly."""
     waves = 2 * np.pi / plain
-    smooth = (rope.positions / waves - rope.low_freq_factor) / (
-        rope.high_freq_factor - rope.low_freq_factor
-    )
+    between = rope.high_freq_factor - rope.low_freq_factor or 1.0  # Llama 4 has none in between
+    smooth = (rope.positions / waves - rope.low_freq_factor) / between
     mixed = (1 - smooth) * plain / rope.factor + smooth * plain
     result = np.where(waves > rope.positions / rope.low_freq_factor, plain / rope.factor, mixed)
     result = np.where(waves < rope.positions / rope.high_freq_factor, plain, result)
