@@ -172,6 +172,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2_moe": ("lfm2_moe", {"routed_scaling_factor": 1.0}),
     "lfm2": ("lfm2", {"layer_types": ["conv", "full_attention", "conv"]}),
     "glm4 with biases": ("glm4", {"attention_bias": True}),
+    "glm4v": ("glm4v", {}),
+    "qwen3_vl_moe": ("qwen3_vl_moe", {}),
 }
 
 OLD_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -225,8 +227,8 @@ MIXED_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "youtu": ("youtu", {"rope_parameters": LATENT_YARN}),
     "glm4_moe_lite": ("glm4_moe_lite", {}),
 }
-# What quire reads, and does not write.
-READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+# What no folder is made of.
+WRITTEN_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3n_text": ("gemma3n_text", {}),
     "gemma3n with fewer inputs than tokens": ("gemma3n_text", {"vocab_size_per_layer_input": 290}),
     "gemma4": ("gemma4", {}),
@@ -258,16 +260,17 @@ READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "max_position_embeddings": 131_072,
         },
     ),
-    "bamba": ("bamba", {}),
-    "bamba with biases": ("bamba", {"attention_bias": True, "mlp_bias": True}),
-    "glm4v": ("glm4v", {}),
-    "qwen3_vl_moe": ("qwen3_vl_moe", {}),
     "nemotron_h with experts": ("nemotron_h_moe", NEMOTRON_3),
     "nemotron_h with experts of latents": ("nemotron_h_latent", NEMOTRON_3),
     "kimi_linear": ("kimi_linear", KIMI_LINEAR),
 }
-CONVERTED = {**MODELS, **MIXED_MODELS, **READ_MODELS}
-ALL_MODELS = {**OWN_MODELS, **MIXED_MODELS, **READ_MODELS}
+# What quire reads, and does not write.
+READ_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bamba": ("bamba", {}),
+    "bamba with biases": ("bamba", {"attention_bias": True, "mlp_bias": True}),
+}
+CONVERTED = {**MODELS, **MIXED_MODELS, **WRITTEN_MODELS, **READ_MODELS}
+ALL_MODELS = {**OWN_MODELS, **MIXED_MODELS, **WRITTEN_MODELS, **READ_MODELS}
 
 # Keys of folders on the hub that transformers writes no more, and the converter asks for.
 _OLD_KEYS = {

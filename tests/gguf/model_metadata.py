@@ -66,7 +66,6 @@ def metadata_of(text: dict[str, Any], architecture: str) -> dict[str, Any]:
             "ssm.inner_size": text["mamba_num_heads"] * text["mamba_head_dim"],
             "attention.head_count_kv": [np.int32(heads_of * (one == "*")) for one in pattern],
             "feed_forward_length": [np.int32(size * (one in "-E")) for one in pattern],
-            "attention.layer_norm_rms_epsilon": float(text["layer_norm_epsilon"]),
         }
         return keys
     if architecture == "kimi-linear":
@@ -79,7 +78,7 @@ def metadata_of(text: dict[str, Any], architecture: str) -> dict[str, Any]:
             "kda.head_dim": text["linear_head_dim"],
             "attention.kv_lora_rank": text["kv_lora_rank"],
             "attention.key_length": text["kv_lora_rank"] + text["qk_rope_head_dim"],
-            "attention.value_length": head_dim,
+            "attention.value_length": None,  # the converter's is of the config's head_dim, and not read
             "attention.key_length_mla": text["qk_nope_head_dim"] + text["qk_rope_head_dim"],
             "attention.value_length_mla": text["v_head_dim"],
             "rope.dimension_count": text["qk_rope_head_dim"],
@@ -239,6 +238,8 @@ def _expert_keys(text: dict[str, Any], architecture: str) -> dict[str, Any]:
             "expert_feed_forward_length": text["intermediate_size"],
             "interleave_moe_layer_step": text["interleave_moe_layer_step"],
         }
+    if architecture == "nemotron_h":
+        keys["expert_feed_forward_length"] = None
     if architecture == "nemotron_h_moe":
         keys |= {
             "expert_shared_feed_forward_length": text["moe_shared_expert_intermediate_size"],

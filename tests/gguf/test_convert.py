@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file as save_torch
 from transformers import AutoModelForCausalLM
@@ -39,6 +39,7 @@ from tests.gguf.model_folders import (
     MIXED_MODELS,
     OWN_MODELS,
     READ_MODELS,
+    WRITTEN_MODELS,
     make_model_folder,
 )
 from tests.gguf.same_model import assert_same_model, assert_same_values, of_folder, tensors_of
@@ -66,14 +67,16 @@ def test_nothing_is_lost(tmp_path: Path, name: str) -> None:
 LATENT = [name for name in MIXED_MODELS if not name.startswith("qwen3_")]
 
 
-@pytest.mark.parametrize("name", MIXED_MODELS)
+@pytest.mark.parametrize("name", [*MIXED_MODELS, *WRITTEN_MODELS])
 def test_a_file_of_what_folders_have_in_another_form(tmp_path: Path, name: str) -> None:
     folder = with_tokenizer(make_model_folder(tmp_path, name))
     assert_same_model(folder, run(folder, tmp_path / "model.gguf", type="f32"))
 
 
-@pytest.mark.parametrize("name", LATENT[-2:])
-def test_a_file_with_latent_attention_is_made_no_folder(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [*LATENT[-2:], "gemma4_text", "nemotron_h", "llama4", "kimi_linear", "minicpm3"]
+)
+def test_a_file_that_no_folder_is_made_of(tmp_path: Path, name: str) -> None:
     folder = with_tokenizer(make_model_folder(tmp_path, name))
     file = run(folder, tmp_path / "model.gguf", type="f32")
     with pytest.raises(
@@ -113,7 +116,7 @@ def test_what_is_only_read(tmp_path: Path, name: str) -> None:
         run(file, tmp_path / "again")
 
 
-@pytest.mark.parametrize("name", [*OWN_MODELS, *MIXED_MODELS])
+@pytest.mark.parametrize("name", [*OWN_MODELS, *MIXED_MODELS, *WRITTEN_MODELS])
 def test_file_is_that_of_the_converter(tmp_path: Path, name: str) -> None:
     """`write_model` states llama.cpp's rules a second time: the same tensors, and the same keys."""
     folder = with_tokenizer(make_model_folder(tmp_path, name))
@@ -279,6 +282,28 @@ def test_8_bit_floats_that_are_damaged(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"layers\.1\.mlp\.up_proj\.weight holds NaN"):
         run(packed, tmp_path / "model.gguf", type="f32")
     assert not list(tmp_path.glob("*.gguf*"))
+
+
+@pytest.mark.parametrize("name", ["gemma3n_text", "gemma4 with inputs of layers"])
+def test_keys_that_no_layer_attends_to(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Folders on the hub have them in the layers that share keys, and llama.cpp asks for Gemma 3n's."""
+    folder = with_tokenizer(make_model_folder(tmp_path, name))
+    tensors = load_file(folder / "model.safetensors")
+    there = "model.layers.1.self_attn."
+    for role in ("k_proj", "v_proj", "k_norm"):
+        key = f"{there}{role}.weight"
+        tensors[key.replace("layers.1", "layers.5")] = tensors[key] + np.float32(1)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    file = run(folder, tmp_path / "model.gguf", type="f32")
+    assert "do not belong" not in caplog.text
+    stored = GgufFile(file)
+    for role in ("attn_k", "attn_v", "attn_k_norm"):
+        found = stored.data(stored.tensors[f"blk.5.{role}.weight"])
+        like = stored.data(stored.tensors[f"blk.1.{role}.weight"])
+        np.testing.assert_array_equal(found.view(np.float32), like.view(np.float32) + np.float32(1))
+    assert_same_model(folder, file)
 
 
 def test_large_weights_do_not_become_infinite(tmp_path: Path) -> None:

@@ -17,13 +17,15 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.convert.gemma import gemma_keys, proportional_divisors
 from quire.convert.merging import MergedFolder
-from quire.convert.mixers import delta_net_keys, latent_keys
+from quire.convert.mixers import WITH_ONE_MAP, delta_net_keys, kimi_delta_keys, latent_keys
 from quire.engines.native.models.layers.attention import AttentionSpec
-from quire.engines.native.models.layers.delta_net import DeltaNetSpec
+from quire.engines.native.models.layers.delta_net import DeltaNetSpec, KimiDeltaSpec
 from quire.engines.native.models.layers.experts import Scores
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
+from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.layers.rope import RopeSpec
 from quire.engines.native.models.layers.short_conv import ShortConvSpec
 from quire.engines.native.models.registry import spec_of
@@ -31,7 +33,7 @@ from quire.engines.native.models.rope import inverse_frequencies, read_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import UnsupportedModelError
 from quire.gguf.architectures.declaration import Architecture
-from quire.gguf.architectures.table import ARCHITECTURES
+from quire.gguf.architectures.table import FORMS
 from quire.gguf.config.classic import eps_key
 from quire.gguf.config.experts import FAMILIES, SIGMOID, SOFTMAX, ExpertFamily
 from quire.gguf.config.reading import config_of
@@ -47,33 +49,35 @@ FILE_TYPES: Final[Mapping[str, int]] = {"f32": 0, "f16": 1, "q8_0": 7, "q4_k_m":
 """The types of whole files, and llama.cpp's numbers for them."""
 BLOCKS_VERSION = 2
 """Of the blocks of quantised types, since 2023."""
-_OF_TYPES: Final[Mapping[str, Architecture]] = {
-    model_type: architecture
-    for architecture in ARCHITECTURES.values()
-    if architecture.is_written
-    for model_type in architecture.model_types
-}
+_WRITTEN: Final = tuple(one for one in FORMS if one.is_written)
+_ONE_PART_EPS: Final = "attention.layer_norm_epsilon"
+"""Nemotron-H's small number in norms, which has the name of another kind of norms."""
 _WITH_BETAS: Final = ("mistral3",)
 """The architectures for which llama.cpp reads YaRN's two betas."""
 _SAME_ANGLES = 2e-6  # of a frequency: a file has divisors of frequencies, in float32
 _FREE: Final = ("model_type", "names", "quantization", "is_split", "tiled_output", "media")
 """What a file need not say; media are of a tower, which is in another file."""
+_ADDED_ROWS: Final = "layer_inputs.vocab_size"
+"""What a file says by rows of zeros, which are not written when its header is checked."""
 _Difference: TypeAlias = tuple[str, Any, Any]
 
 
-def architecture_for(folder: Path, model_type: str) -> Architecture:
-    """llama.cpp's architecture for a folder's model_type.
+def architecture_for(folder: Path, spec: DecoderSpec) -> Architecture:
+    """llama.cpp's architecture for a folder's model. Some types have one for models with experts.
 
     Raises:
         UnsupportedModelError: it has none that quire writes.
     """
-    found = _OF_TYPES.get(model_type)
-    if found is None:
+    unwanted = "all" if spec.experts is None else "none"
+    some = [one for one in _WRITTEN if spec.model_type in one.model_types]
+    found = next((one for one in some if one.experts != unwanted), None)
+    if not some or (found is None and len(some) > 1):
+        known = {model_type for one in _WRITTEN for model_type in one.model_types}
         raise UnsupportedModelError(
-            f"{folder}: quire writes no GGUF file of the model_type {short(model_type)}. It does so for "
-            f"{', '.join(sorted(_OF_TYPES))}"
+            f"{folder}: quire writes no GGUF file of the model_type {short(spec.model_type)}. It does so "
+            f"for {', '.join(sorted(known))}"
         )
-    return found
+    return found or some[0]
 
 
 def header_of(
@@ -98,14 +102,17 @@ def header_of(
         "attention.head_count_kv": _kv_heads(spec, attention),
         "attention.key_length": attention.shape.head_dim,
         "attention.value_length": attention.shape.value_dim,
-        eps_key(architecture): float(spec.final_norm.eps),
+        (_ONE_PART_EPS if architecture.one_part else eps_key(architecture)): float(
+            spec.final_norm.eps
+        ),
         "n_deepstack_layers": _deepstack_layers(folder, architecture),
         **_ffn(spec, architecture, folder),
         **_windows(spec, architecture),
         **_rope(spec, attention, architecture, folder),
         **_scales(spec, attention, architecture),
         **_of_old_kind(spec, attention, architecture),
-        **_mixer(spec),
+        **_mixer(spec, architecture),
+        **(gemma_keys(spec) if architecture.layer_inputs else {}),
     }
     return {
         "general.architecture": architecture.name,
@@ -119,8 +126,9 @@ def header_of(
 
 def _attention(spec: DecoderSpec) -> AttentionSpec | None:
     """The model's attention; of latents, what llama.cpp has in its cache of it."""
-    latent = spec.layers[0].mixer
-    if isinstance(latent, LatentAttentionSpec):
+    mixers = (layer.mixer for layer in spec.layers)
+    latent = next((one for one in mixers if isinstance(one, LatentAttentionSpec)), None)
+    if latent is not None:
         return AttentionSpec(latent.shape, latent.rope, latent.scale)
     return spec.attention
 
@@ -156,10 +164,12 @@ def _kv_heads(spec: DecoderSpec, attention: AttentionSpec) -> Written:
     return np.array(heads, np.int32) if 0 in heads else count
 
 
-def _mixer(spec: DecoderSpec) -> dict[str, Written | None]:
+def _mixer(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
     """What layers have besides attention, or in its place; they are all of one kind."""
-    mixers = (layer.mixer for layer in spec.layers)
+    mixers = [layer.mixer for layer in spec.layers if layer.mixer]
     mixer = next((one for one in mixers if not isinstance(one, AttentionSpec)), None)
+    if architecture.mixer == "kimi_delta":
+        return _kimi(mixers)
     if isinstance(mixer, ShortConvSpec):
         return {"shortconv.l_cache": mixer.width}
     if isinstance(mixer, AttentionAndMamba2Spec):
@@ -169,11 +179,48 @@ def _mixer(spec: DecoderSpec) -> dict[str, Written | None]:
         assert spec.attention is not None
         return {**delta_net_keys(mixer, recurrent, spec.attention.shape.kv_heads)}
     if isinstance(mixer, LatentAttentionSpec):
-        return {**latent_keys(mixer), **_dense_latent(spec)}
+        if architecture.name == WITH_ONE_MAP:
+            return {**latent_keys(mixer, is_split=False)}
+        return {**latent_keys(mixer, is_split=True), **_dense_latent(spec)}
     if not isinstance(mixer, Mamba2Spec):
         return {}
+    if architecture.one_part:
+        return {**_mamba2(mixer), **_of_one_part(spec)}
     dense = {} if spec.experts else {"expert_shared_feed_forward_length": _dense_size(spec)}
     return {**_mamba2(mixer), **dense, "rope.scaling.finetuned": spec.rope is not None}
+
+
+def _of_one_part(spec: DecoderSpec) -> dict[str, Written | None]:
+    """The FFNs of layers that are nothing else, dense or sparse; the width of other layers is 0."""
+    experts = spec.experts
+    sizes = [
+        layer.ffn.size if layer.ffn else experts.ffn_size if experts and layer.experts else 0
+        for layer in spec.layers
+    ]
+    return {
+        "feed_forward_length": np.array(sizes, np.int32),
+        "expert_shared_count": 1 if experts and experts.shared_size else None,
+        "moe_latent_size": (experts.latent_size or None) if experts else None,
+        "rope.scaling.finetuned": False,
+    }
+
+
+def _kimi(mixers: Sequence[TokenMixer]) -> dict[str, Written | None]:
+    """Layers of Kimi Linear: those with latent attention have one head of keys, the others none."""
+    latent = next(one for one in mixers if isinstance(one, LatentAttentionSpec))
+    net = next((one for one in mixers if isinstance(one, KimiDeltaSpec)), None)
+    if net is None or net.value_heads != latent.heads:
+        raise UnsupportedModelError(
+            "The layers of this Kimi Linear are all alike, or have other numbers of heads, which llama.cpp "
+            "does not compute: it cannot be written as GGUF"
+        )
+    heads = [int(isinstance(one, LatentAttentionSpec)) for one in mixers]
+    return {
+        **latent_keys(latent, is_split=True),
+        **kimi_delta_keys(net),
+        "attention.head_count_kv": np.array(heads, np.int32),
+        "rope.freq_base": None,
+    }
 
 
 def _dense_latent(spec: DecoderSpec) -> dict[str, Written | None]:
@@ -212,7 +259,7 @@ def _config_of(folder: Path) -> dict[str, Any]:
 
 def _deepstack_layers(folder: Path, architecture: Architecture) -> int | None:
     """How many layers of Qwen3-VL's text take features of the tower, which is in another file."""
-    if architecture.name != "qwen3vl":
+    if architecture.name not in ("qwen3vl", "qwen3vlmoe"):
         return None
     vision: dict[str, Any] = read_json(folder, "config.json").get("vision_config") or {}
     return len(vision.get("deepstack_visual_indexes") or ())
@@ -228,11 +275,18 @@ def _ffn(spec: DecoderSpec, architecture: Architecture, folder: Path) -> dict[st
     if experts is None:
         return {"feed_forward_length": _dense_size(spec)}
     # Where no layer is dense, it is whatever the config says.
-    dense = _dense_size(spec) or _config_of(folder).get("intermediate_size", experts.ffn_size)
     # A folder of the type that files are read as has the keys that a file may have.
     family = FAMILIES["mixtral" if spec.model_type == "mixtral" else architecture.model_type]
+    dense = _dense_size(spec) or _config_of(folder).get(family.dense_size, experts.ffn_size)
     router = experts.router
     first, step = _pattern([layer.experts is not None for layer in spec.layers])
+    if family.sparse_kind:  # a file says of each layer what it is
+        if _dense_size(spec):
+            raise UnsupportedModelError(
+                "The model has layers of experts and layers of a dense FFN, which llama.cpp does not compute "
+                "for it: it cannot be written as GGUF"
+            )
+        first, step = 0, 1
     if (first and not family.first_sparse) or (step > 1 and not family.step):
         raise UnsupportedModelError(
             "The model has experts in some layers and one FFN in others, which llama.cpp does not "
@@ -267,6 +321,8 @@ def _gating(scores: Scores, family: ExpertFamily) -> int | None:
     """How the router's logits become scores, where llama.cpp does not take it for granted."""
     if scores == "sigmoid":
         return SIGMOID
+    if scores == "sigmoid_of_chosen":
+        return None
     return SOFTMAX if family.gating == SIGMOID else None
 
 
@@ -291,6 +347,8 @@ def _windows(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written
     if architecture.windows == "none":
         return {}
     keys: dict[str, Written | None] = {"attention.sliding_window": window}
+    if architecture.windows == "chunks":
+        keys = {}
     if architecture.windows == "all":
         return {} if spec.model_type in ("llama", "internlm3") else keys
     listed = [bool(one) for one in spec.windows]
@@ -331,12 +389,14 @@ def _rope(
     spec: DecoderSpec, attention: AttentionSpec, architecture: Architecture, folder: Path
 ) -> dict[str, Written | None]:
     rope = spec.rope
+    if architecture.one_part:
+        return {"rope.dimension_count": attention.shape.head_dim}
     if rope is None and architecture.mixer:  # for which files have the keys all the same
         rope = read_rope(HubConfig(_config_of(folder)))
     if rope is None:
         return {}
     local = next((one for one, _ in spec.ropes if one.is_local), None)
-    head_dim = attention.shape.head_dim
+    head_dim = next((size for one, size in spec.ropes if one == rope), attention.shape.head_dim)
     if rope.kind == "dynamic":
         raise UnsupportedModelError(
             "The model scales its rotary embedding by the kind 'dynamic', which llama.cpp does not "
@@ -406,6 +466,8 @@ def _angles_scale(rope: RopeSpec, head_dim: int) -> float:
 def rope_tensors(spec: DecoderSpec) -> dict[str, NDArray[np.float32]]:
     """The tensors that hold divisors of the rotary frequencies, if the model has such."""
     for rope, head_dim in spec.ropes:
+        if rope.kind == "proportional":
+            return {"rope_freqs.weight": proportional_divisors(rope.partial, head_dim)}
         if rope.kind == "llama3":
             return {"rope_freqs.weight": _llama3_divisors(rope, rope.size(head_dim))}
         if rope.kind == "longrope":
@@ -419,8 +481,9 @@ def rope_tensors(spec: DecoderSpec) -> dict[str, NDArray[np.float32]]:
 def _llama3_divisors(rope: RopeSpec, size: int) -> NDArray[np.float32]:
     """Llama 3.1: 1 for fast dimensions, the factor for slow ones, something between for the others."""
     waves = 2 * math.pi * rope.theta ** (np.arange(0, size, 2, dtype=np.float64) / size)
+    above = rope.positions / waves - rope.low_freq_factor
     between = rope.high_freq_factor - rope.low_freq_factor
-    smooth = np.clip((rope.positions / waves - rope.low_freq_factor) / between, 0, 1)
+    smooth = np.clip(above / between, 0, 1) if between else above > 0  # a step in Llama 4
     return (1 / ((1 - smooth) / rope.factor + smooth)).astype(np.float32)
 
 
@@ -455,7 +518,7 @@ def _differences(found: Any, expected: Any, place: str = "") -> Iterator[_Differ
     elif isinstance(found, tuple) and isinstance(expected, tuple) and len(found) == len(expected):
         for index, pair in enumerate(zip(found, expected, strict=True)):
             yield from _differences(*pair, f"{place}[{index}]")
-    elif not _same(found, expected):
+    elif place != _ADDED_ROWS and not _same(found, expected):
         yield place, found, expected
 
 

@@ -7,18 +7,21 @@ It has a delta net's value heads in another order where several share a key head
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
 from quire.convert.planned import Order, Planned, PlannedPart
 from quire.engines.native.models.layers.attention import AttentionShape
-from quire.engines.native.models.layers.delta_net import TAPS, DeltaNetSpec
+from quire.engines.native.models.layers.delta_net import TAPS, DeltaNetSpec, KimiDeltaSpec
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.tensors import TensorSpec
 from quire.gguf.architectures.declaration import Architecture
 from quire.gguf.writer import Written
 
+WITH_ONE_MAP = "minicpm3"
+"""The architecture whose files have the maps of keys and of values in one, as folders do."""
 _INTERVAL = 4  # a key that llama.cpp's converter writes, beside the list of layers
 
 
@@ -38,23 +41,41 @@ def delta_net_keys(
     }
 
 
-def latent_keys(attention: LatentAttentionSpec) -> dict[str, Written]:
-    """What a file says of latent attention: the KV cache holds one head, of latents."""
+def latent_keys(attention: LatentAttentionSpec, *, is_split: bool) -> dict[str, Written]:
+    """What a file says of latent attention.
+
+    Where the maps of keys and values are split, the KV cache holds one head, of latents.
+    """
     shape = attention.shape
     keys: dict[str, Written] = {
+        "attention.head_count_kv": attention.heads,
+        "attention.key_length": attention.q_dim,
+        "attention.value_length": attention.value_dim,
+        "attention.kv_lora_rank": attention.kv_rank,
+        "rope.dimension_count": attention.rope_dim,
+    }
+    keys |= {"attention.q_lora_rank": attention.q_rank} if attention.q_rank else {}
+    if not is_split:
+        return keys
+    return keys | {
         "attention.head_count_kv": shape.kv_heads,
         "attention.key_length": shape.head_dim,
         "attention.value_length": shape.value_dim,
         "attention.key_length_mla": attention.q_dim,
         "attention.value_length_mla": attention.value_dim,
-        "attention.kv_lora_rank": attention.kv_rank,
-        "rope.dimension_count": attention.rope_dim,
     }
-    return keys | ({"attention.q_lora_rank": attention.q_rank} if attention.q_rank else {})
+
+
+def kimi_delta_keys(net: KimiDeltaSpec) -> dict[str, Written]:
+    """What a file says of Kimi Delta Attention, which has as many heads as the other layers."""
+    return {"ssm.conv_kernel": TAPS, "kda.head_dim": net.key_size}
 
 
 def latent_tensors(
-    tensors: Iterable[TensorSpec], prefix: str, attention: LatentAttentionSpec
+    tensors: Iterable[TensorSpec],
+    prefix: str,
+    attention: LatentAttentionSpec,
+    architecture: Architecture,
 ) -> Iterator[Planned]:
     """The tensors of a layer's latent attention."""
     by_role = {one.role: one for one in tensors}
@@ -68,6 +89,9 @@ def latent_tensors(
     ):
         if role in by_role:
             yield _alone(f"{prefix}{stored}.weight", _whole(by_role[role]))
+    if architecture.name == WITH_ONE_MAP:
+        yield _alone(f"{prefix}attn_kv_b.weight", _whole(by_role["k.0"]))
+        return
     heads, rank = attention.heads, attention.kv_rank
     for role, shape in (("k", (rank, attention.nope_dim)), ("v", (attention.value_dim, rank))):
         parts = tuple(_head(by_role[f"{role}.{head}"]) for head in range(heads))
@@ -108,6 +132,36 @@ def delta_net_tensors(
     yield _alone(f"{own}norm.weight", by_role["mixer_norm"])
     out = by_role["o"]
     yield Planned(f"{own}out.weight", out.shape, (PlannedPart(out, columns=values),))
+
+
+_KIMI: Final[Mapping[str, str]] = {
+    "q": "attn_q.weight",
+    "k": "attn_k.weight",
+    "v": "attn_v.weight",
+    "o": "attn_output.weight",
+    "rate": "ssm_beta.weight",
+    "decay": "ssm_f_a.weight",
+    "decay_b": "ssm_f_b.weight",
+    "z": "ssm_g_a.weight",
+    "z_b": "ssm_g_b.weight",
+    "mixer_norm": "ssm_norm.weight",
+    "step_bias": "ssm_dt.bias",
+}
+
+
+def kimi_delta_tensors(
+    tensors: Iterable[TensorSpec], prefix: str, net: KimiDeltaSpec
+) -> Iterator[Planned]:
+    """The tensors of a layer's Kimi Delta Attention."""
+    by_role = {one.role: one for one in tensors}
+    for role, stored in _KIMI.items():
+        yield _alone(f"{prefix}{stored}", by_role[role])
+    for role in "qkv":
+        taps = by_role[f"{role}_conv"]
+        shape = (1, taps.shape[0], 1, TAPS)
+        yield Planned(f"{prefix}ssm_conv1d_{role}.weight", shape, (PlannedPart(taps),))
+    decays = PlannedPart(by_role["log_decay"])
+    yield Planned(f"{prefix}ssm_a", (1, 1, net.value_heads, 1), (decays,))
 
 
 def gated_queries(tensors: Iterable[TensorSpec], prefix: str, shape: AttentionShape) -> Planned:
@@ -151,4 +205,4 @@ def _alone(name: str, tensor: TensorSpec, rows: Order | None = None) -> Planned:
 
 def _whole(tensor: TensorSpec) -> TensorSpec:
     """All of a tensor in its own order, of which `tensor` is rows."""
-    return dataclasses.replace(tensor, shape=tensor.whole_shape, rows=(), of_rows=0)
+    return dataclasses.replace(tensor, shape=tensor.whole_shape, rows=(), of_rows=0, turned=False)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from quire.engines.native.models.tensors import TensorSpec
 
 _PLAIN: Final = re.compile(
-    r"blk\.\d+\.(ffn_gate_inp(_shexp)?\.weight|shortconv\.conv\.weight|ssm_conv1d\.weight|ssm_[ad])"
+    r"blk\.\d+\.(ffn_gate_inp(_shexp)?\.weight|shortconv\.conv\.weight|ssm_conv1d(_[qkv])?\.weight"
+    r"|ssm_[ad]|altup_(correct|predict)_coef\.weight)"
     r"|position_embd\.weight|.*_norm\.weight|.*\.bias"
 )
 """What stays float32 though it may be a matrix: the choice of experts hangs on it, or it is small."""
@@ -41,6 +42,8 @@ class Planned:
     name: str
     shape: tuple[int, ...]
     parts: tuple[PlannedPart, ...]
+    zero_rows: int = 0
+    """So many rows of zeros come last, which no part is."""
 
     @property
     def is_matrix(self) -> bool:

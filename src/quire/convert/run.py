@@ -133,9 +133,9 @@ def _plan_of_folder(source: MergedFolder, conversion: Conversion) -> FilePlan:
     Raises:
         ModelError: a file cannot say what the model is, or the folder lacks a tensor.
     """
-    architecture = architecture_for(source.folder, source.spec.model_type)
+    architecture = architecture_for(source.folder, source.spec)
     file_type = conversion.type or _own_type(source)
-    planned = plan_tensors(source.spec, architecture)
+    planned = plan_tensors(source.spec, architecture, frozenset(source.source.names()))
     _check_parts(source, planned)
     mixture = Mixture(source.spec, architecture) if file_type == "q4_k_m" else None
     rope = rope_tensors(source.spec)

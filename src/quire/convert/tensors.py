@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from quire.convert.merging import MergedFolder
-from quire.convert.mixers import delta_net_tensors, gated_queries, latent_tensors
+from quire.convert.mixers import (
+    delta_net_tensors,
+    gated_queries,
+    kimi_delta_tensors,
+    latent_tensors,
+)
 from quire.convert.planned import Order, Planned, PlannedPart
 from quire.engines.native.models.layers.attention import AttentionSpec
-from quire.engines.native.models.layers.delta_net import DeltaNetSpec
+from quire.engines.native.models.layers.delta_net import DeltaNetSpec, KimiDeltaSpec
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.mamba2 import AttentionAndMamba2Spec, Mamba2Spec
 from quire.engines.native.models.layers.mixer import TokenMixer
@@ -49,6 +55,28 @@ _ROLES: Final[Mapping[str, str]] = {
     "k_norm": "attn_k_norm",
     "positions": "position_embd",
     "embedding_norm": "token_embd_norm",
+    "latent_in": "ffn_latent_down",
+    "latent_out": "ffn_latent_up",
+    "layer_embeddings": "per_layer_token_embd",
+    "layer_inputs": "per_layer_model_proj",
+    "layer_inputs_norm": "per_layer_proj_norm",
+    "layer_gate": "inp_gate",
+    "layer_out": "proj",
+    "post_layer_norm": "post_norm",
+    "layer_scale": "layer_output_scale",
+    "experts_norm": "pre_ffw_norm_2",
+    "experts_output_norm": "post_ffw_norm_2",
+    "dense_norm": "post_ffw_norm_1",
+    "altup_start": "altup_proj",
+    "altup_end": "altup_unembd_proj",
+    "altup_router_norm": "altup_router_norm",
+    "altup_router": "altup_router",
+    "altup_prediction": "altup_predict_coef",
+    "altup_correction": "altup_correct_coef",
+    "altup_output_scale": "altup_correct_scale",
+    "laurel_left": "laurel_l",
+    "laurel_right": "laurel_r",
+    "laurel_norm": "laurel_post_norm",
 }
 """The roles of tensors and their names in a file, in a layer after `blk.<number>.`."""
 _MAMBA2: Final[Mapping[str, str]] = {
@@ -68,6 +96,13 @@ _MIXER_ROLES: Final[Mapping[type[TokenMixer], Mapping[str, str]]] = {
     }
 }  # fmt: skip
 """The same for what layers have besides attention, or in its place."""
+_WHOLE_NAMES: Final[Mapping[str, str]] = {
+    "router_norm": "ffn_gate_inp.scale",
+    "expert_scales": "ffn_down_exps.scale",
+}
+_GLOBAL: Final = ("layer_inputs", "layer_inputs_norm")
+"""Roles that are of no layer in a file."""
+_STACKS: Final = ("altup_start.", "altup_end.")
 _FUSED: Final[Mapping[str, str]] = {
     "q": "qkv",
     "k": "qkv",
@@ -83,24 +118,35 @@ _BLOCKS: Final = "MXFP4"
 _AT_ONCE = 1 << 22  # weights that are in memory at a time
 
 
-def plan_tensors(spec: DecoderSpec, architecture: Architecture) -> list[Planned]:
-    """The tensors of a file in llama.cpp's order, without those of the rotary embedding."""
+def plan_tensors(
+    spec: DecoderSpec, architecture: Architecture, stored: Collection[str] = ()
+) -> list[Planned]:
+    """The tensors of a file in llama.cpp's order, without those of the rotary embedding.
+
+    Args:
+        stored: the names of the folder's tensors, among which may be some that the model does not need and
+            llama.cpp asks for.
+    """
     first, *last = spec.global_tensors()
     planned = [*_planned([first], "", spec, architecture)]
     for layer in range(spec.num_layers):
-        planned += _of_layer(layer, spec, architecture)
+        planned += _of_layer(layer, spec, architecture, stored)
     return [*planned, *_planned(last, "", spec, architecture)]
 
 
-def _of_layer(layer: int, spec: DecoderSpec, architecture: Architecture) -> Iterator[Planned]:
+def _of_layer(
+    layer: int, spec: DecoderSpec, architecture: Architecture, stored: Collection[str]
+) -> Iterator[Planned]:
     """The tensors of a layer: those of a mixer that is another one in files, then the others."""
     prefix, mixer = f"blk.{layer}.", spec.layers[layer].mixer
-    tensors = list(spec.layer_tensors(layer))
+    tensors = [*spec.layer_tensors(layer), *_unused_keys(layer, spec, stored)]
     own: set[str] = set()
     if isinstance(mixer, DeltaNetSpec | LatentAttentionSpec):
         own = {one.role for one in mixer.tensors("", spec.hidden_size)}
     if isinstance(mixer, LatentAttentionSpec):
-        yield from latent_tensors(tensors, prefix, mixer)
+        yield from latent_tensors(tensors, prefix, mixer, architecture)
+    elif isinstance(mixer, KimiDeltaSpec):
+        yield from kimi_delta_tensors(tensors, prefix, mixer)
     elif isinstance(mixer, DeltaNetSpec):
         yield from delta_net_tensors(tensors, prefix, mixer, architecture)
     elif isinstance(mixer, AttentionSpec) and mixer.gated:
@@ -108,6 +154,18 @@ def _of_layer(layer: int, spec: DecoderSpec, architecture: Architecture) -> Iter
         yield gated_queries(tensors, prefix, mixer.shape)
     rest = [one for one in tensors if one.role not in own]
     yield from _planned(rest, prefix, spec, architecture, None if own else mixer)
+
+
+def _unused_keys(layer: int, spec: DecoderSpec, stored: Collection[str]) -> Iterator[TensorSpec]:
+    """What makes keys and values in a layer that attends to those of another one, if the folder has it."""
+    mixer = spec.layers[layer].mixer
+    if not isinstance(mixer, AttentionSpec) or mixer.kv_source is None:
+        return
+    prefix = spec.names.layers.format(layer)
+    needed = {one.role for one in mixer.tensors(prefix, spec.hidden_size)}
+    for one in replace(mixer, kv_source=None).tensors(prefix, spec.hidden_size):
+        if one.role not in needed and one.name in stored:
+            yield one
 
 
 def _planned(
@@ -124,25 +182,37 @@ def _planned(
     for tensor in tensors:
         if tensor.role.startswith("xielu_"):  # these are in the header
             continue
-        name = prefix + _name_of(tensor.role, spec, architecture, roles)
+        before = "" if tensor.role in _GLOBAL else prefix
+        name = before + _name_of(tensor.role, spec, architecture, roles)
         groups.setdefault(name, []).append(tensor)
     for name, parts in groups.items():
         shape = _shape_of(parts, mixer)
-        yield Planned(
-            name, shape, tuple(PlannedPart(one, _order(one, spec, architecture)) for one in parts)
-        )
+        zeros = 0
+        if parts[0].role == "layer_embeddings" and architecture.name == "gemma3n":
+            zeros = max(spec.vocab_size - shape[0], 0)  # llama.cpp asks for as many rows as tokens
+            shape = (shape[0] + zeros, *shape[1:])
+        orders = (_order(one, spec, architecture) for one in parts)
+        planned = tuple(map(PlannedPart, parts, orders))
+        yield Planned(name, shape, planned, zeros)
 
 
 def _name_of(
     role: str, spec: DecoderSpec, architecture: Architecture, roles: Mapping[str, str]
 ) -> str:
+    if role in _WHOLE_NAMES:
+        return _WHOLE_NAMES[role]
+    if role.startswith(_STACKS):
+        role = role.partition(".")[0]
+    if role == "ffn_norm" and architecture.one_part:
+        role = "attention_norm"  # the one norm of a layer
     role, is_bias = role.removesuffix("_bias"), role.endswith("_bias")
     suffix = ".bias" if is_bias or role == "router_correction" else ".weight"
     expert = _EXPERT.fullmatch(role)
     if expert is not None:
         assert spec.experts is not None
         kind = "exps" if int(expert[1]) < spec.experts.count else "shexp"
-        return f"ffn_{expert[2]}_{kind}{suffix}"
+        joins = architecture.joins_gate_up and expert[2] != "down"
+        return f"ffn_{'gate_up' if joins else expert[2]}_{kind}{suffix}"
     together = _FUSED.get(role, "")
     if role == "ffn_norm" and role not in architecture.norms and not architecture.llama_names:
         role = "post_attention_norm"  # Seed-OSS, GLM-4.5, gpt-oss
@@ -157,7 +227,7 @@ def _name_of(
 
 def _shape_of(parts: list[TensorSpec], mixer: TokenMixer | None) -> tuple[int, ...]:
     """One tensor has its own shape, experts are stacked, others lie below each other."""
-    first, is_stack = parts[0].shape, parts[0].role.startswith("experts.")
+    first, is_stack = parts[0].shape, parts[0].role.startswith(("experts.", *_STACKS))
     if parts[0].pieces:  # one below the other
         return (parts[0].pieces, *parts[0].stored_shape)
     if parts[0].stored is not None:
@@ -172,19 +242,27 @@ def _shape_of(parts: list[TensorSpec], mixer: TokenMixer | None) -> tuple[int, .
     if parts[0].role == "gate_norm" and isinstance(mixer, Mamba2Spec):
         return (mixer.groups, first[0] // mixer.groups)
     if is_stack and len(parts) > 1:
-        return (len(parts), *first)
+        roles = {part.role.rpartition(".")[2] for part in parts if part.role.startswith("experts.")}
+        each = max(len(roles), 1)  # gate and up may be one
+        return (len(parts) // each, each * first[0], *first[1:])
     return (sum(part.shape[0] for part in parts), *first[1:])
 
 
 def _order(tensor: TensorSpec, spec: DecoderSpec, architecture: Architecture) -> Order | None:
     """The rows of queries and keys, which llama.cpp may have in another order: see `quire.gguf.weights`."""
-    if not architecture.interleaved or spec.attention is None:
+    if spec.attention is None or not (architecture.interleaved or architecture.rotates_halves):
         return None
     by_role = {"q": spec.attention.shape.heads, "k": spec.attention.shape.kv_heads}
     heads = by_role.get(tensor.role.removesuffix("_bias"), 0)
     if not heads:
         return None
-    return np.arange(tensor.shape[0]).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+    by_head = np.arange(tensor.shape[0]).reshape(heads, -1)
+    if architecture.interleaved:
+        return by_head.reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+    assert spec.rope is not None
+    turned = spec.rope.size(spec.attention.shape.head_dim)
+    parts = (by_head[:, :turned:2], by_head[:, 1:turned:2], by_head[:, turned:])
+    return np.concatenate(parts, axis=1).reshape(-1)
 
 
 # ---- types
@@ -232,7 +310,7 @@ class Mixture:
         """The type of a tensor, if its rows are whole blocks."""
         if name == "output.weight" or (name == "token_embd.weight" and self._tied):
             return "Q6_K" if self._depth % 256 == 0 else "Q8_0"
-        if name == "token_embd.weight":
+        if not name.startswith("blk."):
             return "Q4_K"
         _, layer, role = name.split(".", 2)
         more_bits = self._has_more_bits(int(layer))
@@ -259,6 +337,7 @@ def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator
     Raises:
         WeightsError: the folder lacks it, or it has numbers that the type cannot hold.
     """
+    what = f"{source.folder}: {planned.name}"
     for part in planned.parts:
         if kind.name == _BLOCKS:
             yield source.block_rows(part.spec)
@@ -274,8 +353,18 @@ def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator
                 values = values[:, part.columns]
             values = np.ascontiguousarray(values.T) if part.is_turned else values
             width = planned.shape[-1] if len(planned.shape) > 1 else values.size
-            what = f"{source.folder}: {planned.name}"
             yield encoded(values.reshape(-1, width), kind, what)
+    if planned.zero_rows:
+        yield from _zeros(planned, kind, what)
+
+
+def _zeros(planned: Planned, kind: TensorType, what: str) -> Iterator[Bytes]:
+    """The rows of zeros that a tensor has last."""
+    columns = math.prod(planned.shape[1:])
+    step = max(_AT_ONCE // columns, 1)
+    for first in range(0, planned.zero_rows, step):
+        rows = min(step, planned.zero_rows - first)
+        yield encoded(np.zeros((rows, columns), np.float32), kind, what)
 
 
 def encoded(values: Floats, kind: TensorType, what: str) -> Bytes:

@@ -78,6 +78,8 @@ class Architecture:
     # -- the weights
     interleaved: bool = False
     """The rows of queries and keys are in llama.cpp's order: see `weights`."""
+    rotates_halves: bool = False
+    """The rows of queries and keys that are rotated are halves of them in a file, and alternate in a folder."""
     norm_shift: float = 0.0
     """What the weights of norms are larger by than in a folder."""
     norms: Mapping[str, str] = field(default_factory=lambda: NORMS)
@@ -93,6 +95,8 @@ class Architecture:
     """A file has queries, keys and values in one tensor, whatever a folder has."""
     fused_gate_up: bool = False
     """A folder has gate and up in one tensor, and so has the file, under the name of up."""
+    joins_gate_up: bool = False
+    """A file has gate and up of all experts in one tensor."""
     tiled_values: bool = False
     """The value heads of delta nets are in llama.cpp's order: see `weights`."""
     is_written: bool = True

@@ -26,11 +26,11 @@ GEMMA = (
     Architecture(
         "gemma3n", "Gemma 3n, its text", ("gemma3n", "gemma3n_text"), "gemma3n_text",
         caps=("final_logit_softcapping",), norms=_GEMMA2_NORMS, query_key_norms="head",
-        layer_inputs=True, is_written=False,
+        layer_inputs=True,
     ),
     Architecture(
         "gemma4", "Gemma 4, its text", ("gemma4", "gemma4_text"), "gemma4_text",
         caps=("final_logit_softcapping",), experts="some", normalised=True,
-        norms=_GEMMA2_NORMS, query_key_norms="head", layer_inputs=True, is_written=False,
+        norms=_GEMMA2_NORMS, query_key_norms="head", layer_inputs=True, joins_gate_up=True,
     ),
 )  # fmt: skip

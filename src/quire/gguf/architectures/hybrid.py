@@ -21,7 +21,6 @@ _NEMOTRON_H: Any = {
     "norms": {"attn_norm": "norm"},
     "gated": False,
     "rotary": False,
-    "is_written": False,
     "renames": (
         ("model.embed_tokens.", "model.embeddings."),
         ("model.norm.", "model.norm_f."),
@@ -64,7 +63,7 @@ HYBRID = (
     ),
     Architecture(
         "kimi-linear", "Kimi Linear", ("kimi_linear",), "kimi_linear",
-        mixer="kimi_delta", experts="all", normalised=True, rotary=False, is_written=False,
+        mixer="kimi_delta", experts="all", normalised=True, rotary=False,
     ),
 )  # fmt: skip
 

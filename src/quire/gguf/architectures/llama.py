@@ -30,7 +30,7 @@ LLAMA = (
     ),
     Architecture(
         "minicpm3", "MiniCPM 3", ("minicpm3",), "minicpm3",
-        mixer="latent", names_theta=False, is_written=False,
+        mixer="latent", names_theta=False,
     ),
     Architecture(
         "phi3", "Phi-3, Phi-3.5, Phi-4", ("phi3",), "phi3",

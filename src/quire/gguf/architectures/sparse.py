@@ -38,7 +38,7 @@ SPARSE = (
     Architecture(
         "llama4", "Llama 4, its text", ("llama4", "llama4_text"), "llama4_text",
         windows="chunks", pattern=4, no_rope_interval=4, experts="all", normalised=True,
-        is_written=False, renames=(("mlp.", "feed_forward."),),
+        renames=(("mlp.", "feed_forward."),),
     ),
     Architecture(
         "dots1", "dots.llm1", ("dots1",), "dots1", experts="all", query_key_norms="head"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quire.gguf.architectures.classic import CLASSIC
 from quire.gguf.architectures.declaration import Architecture
 from quire.gguf.architectures.gemma import GEMMA
-from quire.gguf.architectures.glm import GLM
+from quire.gguf.architectures.glm import GLM, GLM4V
 from quire.gguf.architectures.hybrid import BAMBA, HYBRID
 from quire.gguf.architectures.llama import LLAMA
 from quire.gguf.architectures.qwen import QWEN
@@ -16,5 +16,5 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """By their names in GGUF files."""
 
-FORMS: tuple[Architecture, ...] = (*ARCHITECTURES.values(), BAMBA)
-"""All of them, with what has files of another's name."""
+FORMS: tuple[Architecture, ...] = (*ARCHITECTURES.values(), GLM4V, BAMBA)
+"""All of them, with those whose files have the name of another one."""

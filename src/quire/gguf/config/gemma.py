@@ -21,10 +21,12 @@ from quire.gguf.config.rope import FREQS, read_theta, rotated, share
 STORED_ROWS = "stored_vocab_size_per_layer_input"
 """A key of quire's own: how many rows the file has of the table of layers' inputs."""
 
+NOT_ROTATED = 1e30
+"""What llama.cpp divides the frequencies of dimensions by that do not turn."""
+
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _TABLE = "per_layer_token_embd.weight"
 _LOCAL_THETA = 10_000.0
-_NOT_ROTATED = 1e30  # what llama.cpp divides the frequencies of dimensions by that do not turn
 _OWN_KEYS = 20  # layers of Gemma 3n with keys of their own, whatever the file says
 _GEMMA_3N_CAP = 30.0  # where the file says nothing
 _SPARSE_LAYERS, _SPARSITY = 10, 0.95  # of Gemma 3n, the same
@@ -236,7 +238,7 @@ def _proportional_rope(header: Header, head_dim: int) -> dict[str, Any]:
     divisors = header.vector(FREQS, size // 2)
     turned = size // 2 if divisors is None else int((divisors == 1).sum())
     rest = [] if divisors is None else divisors[turned:]
-    if size != head_dim or not turned or not all(one == np.float32(_NOT_ROTATED) for one in rest):
+    if size != head_dim or not turned or not all(one == np.float32(NOT_ROTATED) for one in rest):
         raise header.unsupported(
             f"its rotary embedding turns other dimensions of a head than the first ones ({FREQS}), which "
             "no Gemma 4 does"

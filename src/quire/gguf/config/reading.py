@@ -11,6 +11,7 @@ from typing import Any
 
 from quire.errors import WeightsError
 from quire.gguf.architectures.declaration import Architecture
+from quire.gguf.architectures.glm import GLM4V
 from quire.gguf.architectures.hybrid import BAMBA
 from quire.gguf.architectures.table import ARCHITECTURES
 from quire.gguf.config import mixers
@@ -52,10 +53,13 @@ def architecture_of(header: Header) -> Architecture:
         raise header.unsupported(f"general.architecture is missing. The native engine runs {known}")
     if name not in ARCHITECTURES:
         raise header.unsupported(
-            f"the native engine does not run the architecture {short(name)}. It runs {known}"
+            f"the native engine does not run the architecture {short(name)}. It runs {known}. Take the model's "
+            "folder: it runs more types of these, and infer_backend: vllm may run others"
         )
     if not header.tensors:
         raise header.unsupported("it holds a vocabulary and no weights")
+    if name == GLM4V.name and any(header.integers("rope.dimension_sections") or ()):
+        return GLM4V
     return BAMBA if _is_bamba(header) else ARCHITECTURES[name]
 
 

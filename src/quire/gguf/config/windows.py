@@ -13,8 +13,6 @@ from quire.gguf.config.header import Header
 
 logger = logging.getLogger("quire")
 
-ROTATED_HALVES = "rotated_rows_in_halves"
-"""A key of quire's own: see `FolderTensor.halves`."""
 _CHUNK = 8192  # tokens of Llama 4's chunks, and of the step by which its queries grow
 _EXPERTS_OF_MAVERICK = 128
 
@@ -117,8 +115,6 @@ def read_ropes(
     local = _local_rope(header, architecture, config, rope["rope_theta"])
     by_layer = {"full_attention": rope, "sliding_attention": local}
     result: dict[str, Any] = {"rope_parameters": rope if local is None else by_layer}
-    if architecture.name == "glm4" and any(header.integers("rope.dimension_sections") or ()):
-        result[ROTATED_HALVES] = size
     if rope["rope_type"] == "longrope":  # Phi-3's config has it at the top, too
         key = "original_max_position_embeddings"
         result[key] = rope[key]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quire.gguf.config.windows import ROTATED_HALVES
 from quire.gguf.layout.sizes import Block
 from quire.gguf.layout.tensors import FolderTensor, StoredPart, zeros
 
@@ -40,6 +39,7 @@ def _fused(block: Block, q: int, kv: int) -> FolderTensor:
 def _apart(block: Block, q: int, kv: int) -> Iterator[FolderTensor]:
     """Queries, keys and values: tensors of their own, or rows of a fused one."""
     sizes, total = block.sizes, q + 2 * kv
+    halves = sizes.rotated if sizes.architecture.rotates_halves else 0
     roles = [("q", 0, q, sizes.heads)]
     if not sizes.shares_keys(block.layer):
         roles.append(("k", q, kv, sizes.kv_heads(block.layer)))
@@ -53,7 +53,6 @@ def _apart(block: Block, q: int, kv: int) -> Iterator[FolderTensor]:
             own = StoredPart(f"{block.there}{stored}.{suffix}", (rows, *columns))
             name = f"{block.there}attn_qkv.{suffix}"
             fused = StoredPart(name, (total, *columns), first, rows)
-            halves = sizes.config.get(ROTATED_HALVES, 0)
             heads = heads if sizes.architecture.interleaved or halves else 0
             name = f"{block.here}self_attn.{role}_proj.{suffix}"
             wanted = FolderTensor(name, own.shape, ((own,), (fused,)), heads, halves)

@@ -40,6 +40,13 @@ class Sizes:
         """The size of a head of attention."""
         return self._of_full_layers("global_head_dim", "head_dim", layer)
 
+    @property
+    def rotated(self) -> int:
+        """How many dimensions of a head are rotated."""
+        return int(
+            self.config["head_dim"] * self.config["rope_parameters"]["partial_rotary_factor"]
+        )
+
     def kv_heads(self, layer: int) -> int:
         """How many heads of keys there are."""
         return self._of_full_layers("num_global_key_value_heads", "num_key_value_heads", layer)
