@@ -21,7 +21,14 @@ from quire.gguf.folder import make_folder
 from quire.gguf.reader import GgufFile
 from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.gguf.converting import run, with_tokenizer
-from tests.gguf.model_folders import LATENT_YARN
+from tests.gguf.model_folders import (
+    KIMI_LINEAR,
+    LATENT_YARN,
+    LLAMA_4,
+    MINICPM_3,
+    NEMOTRON_3,
+    NEMOTRON_H,
+)
 
 LLAMA_CPP_PYTHON = "QUIRE_LLAMA_CPP_PYTHON"
 """The environment variable with a Python that has llama-cpp-python."""
@@ -89,6 +96,15 @@ SECTIONS = {
     "mrope_section": [1, 1, 1],
 }
 SAME_HEADS = {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
+# llama.cpp's code has these numbers.
+GEMMA_3N = {
+    "hidden_size_per_layer_input": 256,
+    "laurel_rank": 64,
+    "num_kv_shared_layers": 0,
+    "activation_sparsity_pattern": [0.95] * 6,
+    "intermediate_size": [96] * 6,
+    "final_logit_softcapping": 30.0,
+}
 LLAMA_CPP_READS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama3": ("llama3", {}),
     # llama.cpp takes value heads to be as large as key heads, and asks for M-RoPE's sections.
@@ -99,6 +115,19 @@ LLAMA_CPP_READS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2": ("deepseek_v2", {"num_hidden_layers": 27}),
     "deepseek_v3": ("deepseek_v3", {"rope_parameters": LATENT_YARN}),
     "youtu": ("youtu", {"rope_parameters": LATENT_YARN}),
+    "gemma4_text": ("gemma4_text", {}),
+    # Of the layers with keys of their own it takes the last one to have full attention.
+    "gemma4 with inputs of layers": ("gemma4_small", {"num_kv_shared_layers": 2}),
+    "gemma4 with experts": ("gemma4_moe", {}),
+    "gemma3n_text": ("gemma3n_text", GEMMA_3N),
+    "nemotron_h": ("nemotron_h", {**NEMOTRON_H, "mlp_bias": True}),
+    "nemotron_h with experts": ("nemotron_h_moe", NEMOTRON_3),
+    "nemotron_h with experts of latents": ("nemotron_h_latent", NEMOTRON_3),
+    "minicpm3": ("minicpm3", MINICPM_3),
+    "llama4": ("llama4_text", LLAMA_4),
+    "glm4v": ("glm4v", {}),
+    "qwen3_vl_moe": ("qwen3_vl_moe", {}),
+    "kimi_linear": ("kimi_linear", KIMI_LINEAR),
     **{
         f"{kind} with yarn: {name}": (kind, {"rope_parameters": {**YARN, **YARNS[name]}})
         for kind in ("llama2", "qwen2")

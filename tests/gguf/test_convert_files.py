@@ -40,7 +40,14 @@ def assert_same_files(one: GgufFile, other: GgufFile) -> None:
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_k_m"])
-@pytest.mark.parametrize("name", ["llama2", "qwen2", "gemma3", "phi3", "qwen3_moe", "granite"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("llama2", "qwen2", "gemma3", "phi3", "qwen3_moe", "granite"),
+        *("gemma3n with fewer inputs than tokens", "gemma4 with experts", "llama4", "minicpm3"),
+        *("nemotron_h with experts of latents", "kimi_linear"),
+    ],
+)
 def test_another_type_is_that_of_the_folder(tmp_path: Path, name: str, kind: str) -> None:
     folder = with_tokenizer(make_model_folder(tmp_path, name))
     file = run(folder, tmp_path / "f32.gguf", type="f32")
