@@ -96,13 +96,14 @@ SECTIONS = {
     "mrope_section": [1, 1, 1],
 }
 SAME_HEADS = {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
-# llama.cpp's code has these numbers.
+# llama.cpp's code has these numbers. It takes the deviation of gate values as that of a sample, which shows in
+# small FFNs.
 GEMMA_3N = {
     "hidden_size_per_layer_input": 256,
     "laurel_rank": 64,
     "num_kv_shared_layers": 0,
     "activation_sparsity_pattern": [0.95] * 6,
-    "intermediate_size": [96] * 6,
+    "intermediate_size": [4096] * 6,
     "final_logit_softcapping": 30.0,
 }
 LLAMA_CPP_READS: dict[str, tuple[str, dict[str, Any]]] = {
