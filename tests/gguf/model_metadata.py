@@ -61,7 +61,7 @@ def metadata_of(text: dict[str, Any], architecture: str) -> dict[str, Any]:
             for one in text["layers_block_type"]
         )
         heads_of = text["num_key_value_heads"]
-        size = text.get("moe_intermediate_size" if "E" in pattern else "intermediate_size")
+        size: int = text["moe_intermediate_size" if "E" in pattern else "intermediate_size"]
         keys |= {
             "ssm.inner_size": text["mamba_num_heads"] * text["mamba_head_dim"],
             "attention.head_count_kv": [np.int32(heads_of * (one == "*")) for one in pattern],
