@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,14 @@ import pytest
 
 from quire import __version__
 from quire.cli.main import main
-from quire.errors import EngineDeadError, GenerationError, ModelNotFoundError, PromptTooLongError
+from quire.errors import (
+    EngineBusyError,
+    EngineDeadError,
+    GenerationError,
+    ModelNotFoundError,
+    PromptTooLongError,
+    RequestTimeoutError,
+)
 from quire.messages import ToolCall
 from tests.chat.deltas import gained
 from tests.cli.fake_chat_model import FakeChatModel, words
@@ -25,7 +33,9 @@ Run = Callable[..., tuple[int, str, str]]
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs main with some input; returns the exit code, the output and the errors."""
 
-    def run(*argv: str, text: str = "Hello", model: Any = None) -> tuple[int, str, str]:
+    def run(*argv: str, text: str | None = None, model: Any = None) -> tuple[int, str, str]:
+        if text is None:  # a prompt among the words is one without input
+            text = "" if "-p" in argv else "Hello"
         monkeypatch.setattr("sys.stdin", io.StringIO(text))
         options = {} if model is None else {"make_model": lambda arguments: model}
         code = main(argv, **options)
@@ -80,7 +90,14 @@ def test_each_command_has_help(run: Run, command: str, flag: str) -> None:
         (["chat", "m", "temprature=1"], "did you mean 'temperature'"),
         (["chat", "m", "--temprature", "1"], "did you mean 'temperature'"),
         (["chat", "m", "temperature=hot"], "temperature must be a number"),
-        (["chat", "m", "word"], "neither key=value nor --key value"),
+        (["chat", "m", "two", "words"], "several prompts, 'two' and 'words'"),
+        (["chat", "m", "a prompt", "-p", "another"], "several prompts"),
+        (["chat", "m", "-x"], "'-x' is neither key=value nor --key value"),
+        (["chat", "m", "-p", ""], "The prompt is empty"),
+        (["chat", "m", "-p", "a", "--schema", "/nowhere.json"], "Cannot read /nowhere.json"),
+        (["chat", "m", "-p", "a", "--schema", "{broken"], "--schema holds no JSON"),
+        (["chat", "m", "-p", "a", "--schema", "[]"], "must be a JSON object"),
+        (["chat", "m", "-p", "a", "--tools", "[1]"], "no name"),
         (["chat", "m", "--temperature"], "needs a value"),
         (["chat", "/nowhere.yaml"], "No such file: /nowhere.yaml"),
         (["chat", "m", "infer_backend=gpu"], "infer_backend"),
@@ -156,6 +173,132 @@ def test_thoughts_and_calls_are_not_the_answer(run: Run) -> None:
     assert run("chat", "m", model=FakeChatModel(script=lambda m, o: deltas))[1] == "Yes.\n"
 
 
+# --- a prompt among the words -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "text", "asked"),
+    [
+        (["m", "Why?"], "", "Why?"),
+        (["m", "temperature=0", "Why?", "--seed", "3"], "", "Why?"),
+        (["m", "--prompt", "Why?"], "", "Why?"),
+        (["m", "-p", "- why=?"], "", "- why=?"),
+        (
+            ["m", "Summarise this."],
+            "a text\nof two lines\n",
+            "a text\nof two lines\n\nSummarise this.",
+        ),
+        (["m", "-p", ""], "a text", "a text"),
+        (["Why is it so?"], "", "Why is it so?"),
+        (["--temperature", "0", "Why?"], "a text", "a text\n\nWhy?"),
+    ],
+)
+def test_a_prompt_is_joined_with_what_is_piped(
+    run: Run, argv: list[str], text: str, asked: str
+) -> None:
+    model = FakeChatModel()
+    code, out, _ = run("chat", *argv, text=text, model=model)
+    assert (code, out) == (0, f"You said: {asked}\n")
+    assert [message["content"] for message in model.requests[0]["messages"]] == [asked]
+
+
+def test_a_folder_with_a_blank_is_no_prompt(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    (tmp_path / "my model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello"))
+
+    def make(arguments: Any) -> Any:
+        made.append(arguments)
+        return FakeChatModel()
+
+    assert main(["chat", "my model"], make_model=make) == 0
+    assert made == [{"model_name_or_path": "my model"}]
+
+
+CALL = ToolCall("get_weather", '{"city": "Oslo"}', "call-1")
+TOOLS = json.dumps([{"name": "get_weather", "parameters": {}}])
+
+
+def called(messages: Any, options: Any) -> list[Any]:
+    thought = gained(text="Hm.", reasoning="Hm.")
+    return [thought, *words("I look.", finish="tool_calls", tool_calls=(CALL,))]
+
+
+def test_an_answer_as_json(run: Run) -> None:
+    model = FakeChatModel(script=called)
+    code, out, err = run("chat", "m", "-p", "Weather?", "--json", "--tools", TOOLS, model=model)
+    assert (code, err) == (0, "")
+    assert out.endswith("}\n")
+    assert json.loads(out) == {
+        "content": "I look.",
+        "reasoning_content": "Hm.",
+        "tool_calls": [
+            {
+                "id": "call-1",
+                "type": "function",
+                "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'},
+            }
+        ],
+        "finish_reason": "tool_calls",
+        "usage": {
+            "prompt_tokens": 7,
+            "completion_tokens": 3,
+            "cached_tokens": 0,
+            "reasoning_tokens": 0,
+        },
+    }
+    assert model.requests[0]["tools"] == json.loads(TOOLS)
+
+
+def test_calls_are_lines_of_json_where_tools_were_given(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "my tools.json"
+    file.write_text(TOOLS)
+    model = FakeChatModel(script=called)
+    code, out, _ = run("chat", "m", "-p", "Weather?", "--tools", str(file), model=model)
+    text, line = out.splitlines()
+    assert (code, text) == (0, "I look.")
+    assert json.loads(line) == {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+@pytest.mark.parametrize(("finish", "expected"), [("stop", 0), ("length", 3)])
+def test_a_schema_holds_the_answer_and_a_cut_one_is_exit_code_3(
+    run: Run, tmp_path: Path, as_file: bool, finish: str, expected: int
+) -> None:
+    given = json.dumps(SCHEMA)
+    if as_file:
+        (tmp_path / "schema.json").write_text(given)
+        given = str(tmp_path / "schema.json")
+    model = FakeChatModel(script=lambda m, o: words('{"a": 1', finish=finish))
+    code, out, err = run("chat", "m", "-p", "One", "--schema", given, model=model)
+    assert (code, out) == (expected, '{"a": 1\n')
+    assert ("cut at its longest" in err) == (expected == 3)
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+    assert model.requests[0]["response_format"] == form
+
+
+def test_a_cut_answer_of_no_form_is_told_and_no_error(run: Run) -> None:
+    model = FakeChatModel(script=lambda m, o: words("half", finish="length"))
+    code, out, err = run("chat", "m", "-p", "One", model=model)
+    assert (code, out) == (0, "half\n")
+    assert "--max_new_tokens allows more" in err
+
+
+def test_a_schema_and_a_form_contradict_each_other(run: Run) -> None:
+    form = json.dumps({"type": "json_object"})
+    code, out, err = run(
+        "chat", "m", "-p", "One", "--schema", "{}", "--response_format", form, model=FakeChatModel()
+    )
+    assert (code, out) == (2, "")
+    assert "give one" in err
+
+
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_an_empty_input_is_refused(run: Run, text: str) -> None:
     code, out, err = run("chat", "m", text=text, model=FakeChatModel())
@@ -181,6 +324,8 @@ def test_several_answers_have_no_place_in_a_filter(run: Run) -> None:
         (PromptTooLongError("too long"), 2),
         (GenerationError("a fault"), 1),
         (EngineDeadError("dead"), 1),
+        (EngineBusyError("busy"), 4),
+        (RequestTimeoutError("too long"), 4),
         (KeyboardInterrupt(), 130),
     ],
 )

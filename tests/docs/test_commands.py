@@ -14,7 +14,7 @@ import pytest
 import yaml
 from cyclopts import CycloptsError
 
-from quire.arguments import FIELDS, get_infer_args, read_assignments, split_source
+from quire.arguments import FIELDS, get_infer_args, read_assignments, split_bare_words, split_source
 from quire.arguments.base import is_secret
 from quire.batch import get_batch_args
 from quire.cli.batch import BATCH_COMMANDS
@@ -79,6 +79,8 @@ def wrong_words(name: str, words: Sequence[str]) -> str | None:
         words = [source, *rest]
     at = words.index(AGAINST) if AGAINST in words else len(words)
     for part in (words[:at], words[at + 1 :]):
+        if name == "chat":  # a prompt in quotes may stand among them
+            _, part = split_bare_words(part)
         _, rest = split_source(part)
         values = read_assignments(rest)
         unknown = set(values) - set(command.keys)

@@ -1,7 +1,13 @@
 """The arguments: read from a dict, a YAML or JSON file, or the command line, and checked once."""
 
 from quire.arguments.base import parse_scalar
-from quire.arguments.command_line import FIELDS, read_assignments, read_words, split_source
+from quire.arguments.command_line import (
+    FIELDS,
+    read_assignments,
+    read_words,
+    split_bare_words,
+    split_source,
+)
 from quire.arguments.groups import (
     DataArguments,
     FinetuningArguments,
@@ -23,5 +29,6 @@ __all__ = [
     "read_arguments",
     "read_assignments",
     "read_words",
+    "split_bare_words",
     "split_source",
 ]

@@ -65,6 +65,23 @@ def _assignments(words: Sequence[str]) -> Iterator[tuple[str, Any, list[str]]]:
         yield key, value, before[: len(before) - len(rest)]
 
 
+def split_bare_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line's words into those that name no argument, and the others.
+
+    Raises:
+        ConfigError: a value is missing, or a word begins like an option and is none.
+    """
+    rest, bare, others = list(words), list[str](), list[str]()
+    while rest:
+        if not rest[0].startswith("-") and not _ASSIGNMENT.match(rest[0]):
+            bare.append(rest.pop(0))
+            continue
+        before = list(rest)
+        _take(rest)
+        others += before[: len(before) - len(rest)]
+    return bare, others
+
+
 def split_source(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """Split off the file of `--config`, or the first word if it is a file or a model.
 

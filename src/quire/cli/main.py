@@ -1,7 +1,8 @@
 """`quire`: the command line.
 
-Exit codes: 0 done, 1 the engine or the model failed, 2 the arguments or the request are wrong,
-130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 the engine or the model failed, 2 the arguments or the request are wrong, 3 the
+answer was cut and has not the form that was asked for, 4 the engine is busy or took too long, 130
+stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cyclopts import (
 from quire import __version__
 from quire.cli.batch import batch_app
 from quire.cli.bench import bench
+from quire.cli.chat.command import ChatOptions, run_chat
 from quire.cli.convert import convert
 from quire.cli.deploy import deploy
 from quire.cli.hub import list_models, pull, remove
@@ -37,6 +39,8 @@ _HELP = """Chat inference for language models.
 
 A first look: quire demo. A model of your own: quire chat FOLDER.
 """
+
+_NO_OPTIONS = ChatOptions()
 
 
 def main(argv: Sequence[str] | None = None, *, make_model: MakeModel = load_model) -> int:
@@ -82,23 +86,27 @@ def build_app(make_model: MakeModel) -> App:
         run_demo(make_model, name=model)
         return 0
 
-    @app.command(usage="Usage: quire chat [FOLDER | CONFIG.yaml] [KEY=VALUE | --KEY VALUE ...]")
-    def chat(*words: Words) -> int:
-        """Chat with a model in the terminal; with piped input, answer it and end.
+    @app.command(
+        usage='Usage: quire chat [FOLDER | CONFIG.yaml] ["PROMPT"] [KEY=VALUE | --KEY VALUE ...]'
+    )
+    def chat(*words: Words, options: ChatOptions = _NO_OPTIONS) -> int:
+        """Chat with a model in the terminal; with a prompt or piped input, answer that and end.
 
         First comes a model's folder or name, or a YAML or JSON file (also --config
         FILE); without it the demo model answers (demo-see and demo-hear are those
         that see and hear).
-        Then any arguments, in LLaMA-Factory's names, and any options of a request:
+        Then, in any order, a prompt in quotes, arguments in LLaMA-Factory's names, and
+        options of a request. What is piped in stands before the prompt:
 
           quire chat saves/my-model template=qwen3 temperature=0
           quire chat config.yaml --max_new_tokens 200 --seed 1
-          echo "Name a prime." | quire chat saves/my-model > answer.txt
-        """
-        from quire.cli.chat.command import run_chat
+          cat notes.txt | quire chat saves/my-model "Summarise this." > summary.txt
+          quire chat saves/my-model -p "Name a prime." --schema '{"type": "integer"}'
 
-        run_chat(words, make_model)
-        return 0
+        Exit codes: 1 the model failed, 2 the words or the request are wrong, 3 the
+        answer to --schema was cut, 4 the engine is busy or took too long, 130 Ctrl-C.
+        """
+        return run_chat(words, options, make_model)
 
     app.command(
         prompt,

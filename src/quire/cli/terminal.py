@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from quire.characters import harmless
-from quire.errors import ConfigError, MessageError, QuireError, RequestError
+from quire.errors import (
+    ConfigError,
+    EngineBusyError,
+    MessageError,
+    QuireError,
+    RequestError,
+    RequestTimeoutError,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,15 +69,25 @@ def read_message_text(stream: TextIO) -> str:
     Raises:
         MessageError: it is empty, or no UTF-8 text.
     """
+    text = read_piped_text(stream)
+    if not text.strip():
+        raise MessageError(
+            "The input is empty: pipe in a message, give a prompt, or run quire chat in a terminal."
+        )
+    return text
+
+
+def read_piped_text(stream: TextIO) -> str:
+    """Read all of the input, without its last line break.
+
+    Raises:
+        MessageError: it is no UTF-8 text.
+    """
     try:
         text = stream.read()
         text.encode()  # bytes that are no text may have come as lone surrogates
     except UnicodeError as error:
         raise MessageError(f"The input is no UTF-8 text: {error}.") from None
-    if not text.strip():
-        raise MessageError(
-            "The input is empty: pipe in a message, or run quire chat in a terminal."
-        )
     return text.removesuffix("\n").removesuffix("\r")
 
 
@@ -182,7 +199,8 @@ def run_command(run: Callable[[], int]) -> int:
     """Run a command, say in one line what has ended it, and return its exit code.
 
     0 is done, 1 that the engine or the model failed, 2 that the arguments or the request are wrong,
-    130 that it was stopped by Ctrl-C.
+    4 that it may be tried again later, 130 that it was stopped by Ctrl-C. A command has codes of its
+    own besides.
     """
     open_standard_streams()
     _write_any_text()
@@ -192,7 +210,7 @@ def run_command(run: Callable[[], int]) -> int:
         return code
     except QuireError as error:
         report_error(str(error))
-        return 2 if isinstance(error, (ConfigError, RequestError)) else 1
+        return _exit_code_of(error)
     except BrokenPipeError:
         end_quietly()
         return 0
@@ -208,6 +226,12 @@ def run_command(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\n")
         return 130
+
+
+def _exit_code_of(error: QuireError) -> int:
+    if isinstance(error, (ConfigError, RequestError)):
+        return 2
+    return 4 if isinstance(error, (EngineBusyError, RequestTimeoutError)) else 1
 
 
 def _write_any_text() -> None:

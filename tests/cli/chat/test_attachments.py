@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quire.cli.chat.attachments import local_path, read_sources, shown_text, split_dropped, unquoted
+from quire.cli.chat.attachments import read_sources, shown_text, split_dropped
+from quire.cli.chat.files import local_path, unquoted
 from quire.cli.chat.session import Session, Turn
 from quire.errors import MediaError
 from quire.media.placement import place_media

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
+from quire.cli.chat.files import SHELL_WORD, local_path, unquoted
 from quire.errors import MediaError
 from quire.media.guard import open_path, scheme_of
 from quire.media.placement import Kind
@@ -23,11 +23,7 @@ SUFFIXES: dict[str, Kind] = {
 }
 """What tells a dropped file's kind; the commands take files of any name."""
 
-_QUOTED = r"""'[^']*'|"(?:[^"\\]|\\.)*+\""""
-_SHELL_WORD = rf"""(?:{_QUOTED}|\\.|[^\s'"\\])++(?!\S)"""
-_DROPPED = re.compile(rf"""(?<!\S)(?=['"]?(?:/(?!/)|~|file://)){_SHELL_WORD}[ \t]*""", re.DOTALL)
-_ESCAPE = re.compile(r"""'([^']*)'|"((?:[^"\\]|\\.)*+)"|\\(.)""", re.DOTALL)
-_ESCAPE_IN_QUOTES = re.compile(r"""\\(["\\$`])""")
+_DROPPED = re.compile(rf"""(?<!\S)(?=['"]?(?:/(?!/)|~|file://)){SHELL_WORD}[ \t]*""", re.DOTALL)
 
 
 def read_sources(kind: Kind, argument: str) -> list[Media]:
@@ -37,7 +33,7 @@ def read_sources(kind: Kind, argument: str) -> list[Media]:
         MediaError: one of them cannot be attached; then none is.
     """
     whole = os.path.isfile(os.path.expanduser(argument)) or scheme_of(argument) == "data"
-    words = re.findall(rf"(?<!\S){_SHELL_WORD}", argument, re.DOTALL)
+    words = re.findall(rf"(?<!\S){SHELL_WORD}", argument, re.DOTALL)
     # What stands between the words can only be a quotation mark without its end, as the apostrophe of
     # a path that was typed as it is: then the whole is one path.
     if whole or "".join(argument.split()) != "".join("".join(words).split()):
@@ -69,18 +65,6 @@ def begins_with_dropped(text: str) -> bool:
     return match is not None and _dropped_path(match[0]) is not None
 
 
-def unquoted(word: str) -> str:
-    """A word of a shell without its quotation marks and backslashes."""
-    return _ESCAPE.sub(_plain, word)
-
-
-def _plain(match: re.Match[str]) -> str:
-    single, double, escaped = match.groups()
-    if double is not None:
-        return _ESCAPE_IN_QUOTES.sub(r"\1", double)
-    return escaped if single is None else single
-
-
 def _dropped(word: str) -> Media | None:
     path = _dropped_path(word)
     return Media(SUFFIXES[Path(path).suffix.lower()], _source(path)) if path else None
@@ -91,14 +75,6 @@ def _dropped_path(word: str) -> str | None:
     if path is None or Path(path).suffix.lower() not in SUFFIXES:
         return None
     return path if os.path.isabs(path) and os.path.isfile(path) else None
-
-
-def local_path(name: str) -> str | None:
-    """A path or a file:// address as a path; None for an address of another machine."""
-    if name[:7].lower() != "file://":
-        return os.path.expanduser(name)
-    host, _, path = name[7:].partition("/")
-    return unquote(f"/{path}") if host in ("", "localhost") else None
 
 
 def _source(name: str) -> str:

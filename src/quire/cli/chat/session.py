@@ -88,7 +88,7 @@ class Session:
         if reasoning:
             message["reasoning_content"] = reasoning
         if calls:
-            message["tool_calls"] = [_call_as_dict(call) for call in calls]
+            message["tool_calls"] = [call_as_dict(call) for call in calls]
         turn = Turn(message, interrupted)
         if interrupted and not (content or calls):
             self.take_back()
@@ -306,6 +306,7 @@ def _turn(message: Any) -> Turn:
     return Turn(kept, bool(message.get("interrupted")))
 
 
-def _call_as_dict(call: ToolCall) -> dict[str, Any]:
+def call_as_dict(call: ToolCall) -> dict[str, Any]:
+    """A call in OpenAI's form."""
     function = {"name": call.name, "arguments": call.arguments}
     return {"type": "function", "function": function, **({"id": call.id} if call.id else {})}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any, Protocol
 
 from quire.arguments import GeneratingArguments, parse_scalar
 from quire.cli.chat.attachments import labels, read_sources
+from quire.cli.chat.files import json_text, path_of
 from quire.cli.chat.session import SETTINGS, Session
-from quire.errors import ConfigError, RequestError, nearest
+from quire.errors import RequestError, nearest
 from quire.media.placement import KINDS, Kind
 from quire.messages import Media, read_tools
 from quire.options import OPTIONS, OPTIONS_BY_NAME, Option
@@ -289,8 +289,7 @@ def _tools(chat: Chat, argument: str) -> None:
     if argument == "off":
         chat.session.tools = []
     elif argument:
-        text = argument if argument[0] in "[{" else _read_text(Path(os.path.expanduser(argument)))
-        chat.session.tools = [dict(tool) for tool in read_tools(text)]
+        chat.session.tools = [dict(tool) for tool in read_tools(json_text(argument))]
     names = [str(tool.get("function", tool)["name"]) for tool in chat.session.tools]
     chat.say(f"Tools: {', '.join(names)}." if names else "No tools.")
 
@@ -317,16 +316,7 @@ def _exit(chat: Chat, argument: str) -> None:
 def _path(argument: str, usage: str) -> Path:
     if not argument:
         raise RequestError(f"Which file? {usage}")
-    return Path(os.path.expanduser(argument))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"Cannot read {path}: {getattr(error, 'strerror', None) or error}."
-        ) from None
+    return path_of(argument)
 
 
 def _on_or_off(argument: str, name: str) -> bool:

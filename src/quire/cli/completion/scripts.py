@@ -47,8 +47,10 @@ _VALUES_OF_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "multi_node": get_args(MultiNode),
     "overwrite": _BOOLEANS,
     "plot": (FILES,),
+    "schema": (FILES,),
     "template": template_names(),
     "text": (FILES,),
+    "tools": (FILES,),
     "type": TYPES,
 }
 

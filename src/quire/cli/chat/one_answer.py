@@ -1,0 +1,179 @@
+"""One answer for a script: a prompt, what was piped in, and nothing but the answer on the output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from quire.characters import harmless
+from quire.cli.chat.files import json_text
+from quire.cli.chat.session import Session, call_as_dict
+from quire.cli.terminal import Harmless, has_colour, is_terminal, note
+from quire.errors import ConfigError, UnsupportedOptionError
+from quire.messages import ToolCall
+from quire.outputs import DeltaSum, TextPart, ThoughtPart, calls_of, text_of
+
+if TYPE_CHECKING:
+    from quire.chat import ChatDelta, ChatModel
+
+# A filter does not wait for rich: what draws is imported where an answer is drawn.
+
+CUT = 3
+"""The exit code of an answer that was cut, and so has not the form that was asked for."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the one answer is written: as one JSON object, held to a schema, with its calls."""
+
+    as_json: bool = False
+    schema: Mapping[str, Any] | None = None
+    calls: bool = False
+
+    @classmethod
+    def read(cls, as_json: bool, schema: str | None, *, calls: bool) -> Form:
+        """The form that the command's options ask for; the schema is JSON or a file with it.
+
+        Raises:
+            ConfigError: the schema cannot be read.
+        """
+        if schema is None:
+            return cls(as_json, calls=calls)
+        text = json_text(schema)
+        try:
+            content: Any = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"--schema holds no JSON: {error}.") from None
+        if not isinstance(content, dict):
+            raise ConfigError("--schema must be a JSON object.")
+        return cls(as_json, content, calls)
+
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """A request's options, those that the form brings among them.
+
+        Raises:
+            UnsupportedOptionError: they contradict the form.
+        """
+        if options.get("n", options.get("num_return_sequences", 1)) != 1:
+            raise UnsupportedOptionError(
+                "A filter writes one answer: leave out n and num_return_sequences."
+            )
+        if self.schema is None:
+            return dict(options)
+        if options.get("response_format") is not None:
+            raise UnsupportedOptionError("--schema and response_format say the same: give one.")
+        form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": self.schema}}
+        return {**options, "response_format": form}
+
+
+def write_answer(
+    model: ChatModel,
+    session: Session,
+    output: TextIO,
+    options: Mapping[str, Any],
+    form: Form | None = None,
+) -> int:
+    """Write the answer to a session's last question, keep it there, and return the exit code.
+
+    Raises:
+        UnsupportedOptionError: several answers are asked for.
+        QuireError: the request was refused, or the engine failed.
+    """
+    form = form or Form()
+    request = {**session.request(), **form.options(options)}
+    writer, answer = _writer(output, form), DeltaSum()
+    with closing(model.stream(**request)) as deltas:
+        for delta in deltas:
+            answer.add(delta)
+            writer.add(delta)
+    writer.finish(answer)
+    output.flush()
+    text, thought = text_of(answer.parts, TextPart), text_of(answer.parts, ThoughtPart)
+    session.add_answer(text, thought, calls_of(answer.parts))
+    if answer.finish_reason != "length":
+        return 0
+    note("The answer was cut at its longest; --max_new_tokens allows more.")
+    return CUT if form.schema is not None else 0
+
+
+def _writer(output: TextIO, form: Form) -> _TextWriter:
+    if form.as_json:
+        return _JsonWriter(output)
+    if form.schema is None and has_colour(output):
+        return _MarkdownWriter(output, form.calls)
+    return _TextWriter(output, form.calls)
+
+
+class _TextWriter:
+    """Writes an answer's own text as it comes; for a terminal, nothing that it would obey."""
+
+    def __init__(self, output: TextIO, calls: bool = False) -> None:
+        self._output, self._calls = output, calls
+        self._safe = Harmless() if is_terminal(output) else None
+        self._last = ""
+
+    def add(self, delta: ChatDelta) -> None:
+        self._write(self._safe.add(delta.content) if self._safe else delta.content)
+
+    def finish(self, answer: DeltaSum) -> None:
+        """Write what is left: a last line break, and below the text each call in a line."""
+        self._write(self._safe.flush() if self._safe else "")
+        calls = calls_of(answer.parts) if self._calls else ()
+        if not self._last.endswith("\n") and (self._last or not calls):
+            self._write("\n")
+        self._write("".join(_call_lines(calls)))
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._output.write(text)
+            self._output.flush()
+            self._last = text
+
+
+class _MarkdownWriter(_TextWriter):
+    """Draws the answer's own text as a chat does."""
+
+    def __init__(self, output: TextIO, calls: bool) -> None:
+        super().__init__(output, calls)
+        from rich.console import Console
+
+        from quire.cli.chat.markdown import MarkdownStream
+
+        self._stream = MarkdownStream(Console(file=output, highlight=False))
+
+    def add(self, delta: ChatDelta) -> None:
+        if delta.content:
+            self._stream.add(delta.content)
+
+    def finish(self, answer: DeltaSum) -> None:
+        self._stream.finish()
+        if self._calls:
+            self._write(harmless("".join(_call_lines(calls_of(answer.parts)))))
+
+
+class _JsonWriter(_TextWriter):
+    """Writes the whole answer as one JSON object, once it is there."""
+
+    def add(self, delta: ChatDelta) -> None:
+        pass
+
+    def finish(self, answer: DeltaSum) -> None:
+        usage, calls = answer.usage, calls_of(answer.parts)
+        thought = text_of(answer.parts, ThoughtPart)
+        content = {
+            "content": text_of(answer.parts, TextPart),
+            **({"reasoning_content": thought} if thought else {}),
+            **({"tool_calls": [call_as_dict(call) for call in calls]} if calls else {}),
+            "finish_reason": answer.finish_reason,
+            "usage": None if usage is None else asdict(usage),
+        }
+        text = json.dumps(content, ensure_ascii=False) + "\n"
+        self._write(harmless(text) if self._safe else text)
+
+
+def _call_lines(calls: Iterable[ToolCall]) -> Iterable[str]:
+    for call in calls:
+        yield json.dumps(call_as_dict(call)["function"], ensure_ascii=False) + "\n"
