@@ -9,10 +9,12 @@ import io
 import re
 from pathlib import Path
 
-from rich.console import CONSOLE_SVG_FORMAT, Console
+from rich.console import CONSOLE_SVG_FORMAT
 from rich.terminal_theme import DIMMED_MONOKAI
 
 from quire.chat import ChatModel
+from quire.cli.chat.chat_info import ChatInfo
+from quire.cli.chat.colours import chat_console
 from quire.cli.chat.command import greet
 from quire.cli.chat.terminal_chat import TerminalChat
 from quire.cli.demo import ScriptedReader
@@ -32,18 +34,18 @@ LINES = (
 def main() -> None:
     """Chat, and write the picture."""
     # A dumb terminal is drawn on once, so that the record holds each line once.
-    console = Console(
+    console = chat_console(
+        "dark",
         file=io.StringIO(),
         record=True,
         force_terminal=True,
         color_system="truecolor",
         width=92,
-        highlight=False,
         _environ={"TERM": "dumb"},
     )
     reader = ScriptedReader(console, tool_result="")
     with ChatModel({"model_name_or_path": str(demo_model_path())}) as model:
-        greet(console, "the demo model", model)
+        greet(console, ChatInfo("the demo model", model))
         chat = TerminalChat(model, console, reader, {"temperature": 0})
         for line in LINES:
             chat.take(reader.type(">", line))

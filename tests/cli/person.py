@@ -31,6 +31,7 @@ class Person:
         environment = {
             **{key: value for key, value in os.environ.items() if key != "NO_COLOR"},
             "TERM": "xterm-256color",
+            "XDG_DATA_HOME": str(tmp_path / "data"),
             "XDG_STATE_HOME": str(tmp_path / "state"),
             **environment,
         }
@@ -76,6 +77,8 @@ class Person:
             if select.select([self._master], [], [], 0.1)[0]:
                 data = os.read(self._master, 65536).decode(errors="replace")
                 self.raw += data
+                if "\x1b[c" in data:  # ... and what it is
+                    self.type("\x1b[?62c")
                 if "\x1b[6n" in data:  # a terminal says where its cursor is when asked
                     self.type("\x1b[1;1R")
 

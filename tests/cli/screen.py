@@ -7,6 +7,7 @@ import re
 from rich.cells import cell_len
 
 _SEQUENCE = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])")
+_LINK = re.compile(r"\x1b\]8;(?:id=[\d-]+)?;([!-~]*)\x1b\\")
 
 
 class Screen:
@@ -16,12 +17,17 @@ class Screen:
         self.width, self.height = width, height
         self.rows: list[list[str]] = [[]]
         self.row = self.column = 0
+        self.links: list[str] = []
 
     def feed(self, text: str) -> None:
         place = 0
         while place < len(text):
             if match := _SEQUENCE.match(text, place):
                 self._obey(match[1], match[2])
+                place = match.end()
+                continue
+            if match := _LINK.match(text, place):
+                self.links += [match[1]] if match[1] else []
                 place = match.end()
                 continue
             self._write(text[place])
@@ -54,6 +60,8 @@ class Screen:
             self.column = 0
         elif character == "\n":
             self._next_row()
+        elif character == "\t":
+            self.column = min(self.column // 8 * 8 + 8, self.width - 1)
         else:
             assert character >= " ", f"a control character: {character!r}"
             cells = cell_len(character)

@@ -19,6 +19,8 @@ from rich.text import Text
 from quire import __version__
 from quire.characters import harmless
 from quire.cli.chat.answer import Answer, total
+from quire.cli.chat.colours import chat_console
+from quire.cli.chat.ground import ask_ground
 from quire.cli.chat.terminal_chat import TerminalChat
 from quire.cli.terminal import can_redraw, show_log
 from quire.cli.words import MakeModel
@@ -88,12 +90,16 @@ class ScriptedReader:
         self._tool_result = tool_result
 
     def type(self, label: str, line: str) -> str:
-        self._console.print(Text.assemble((f"{label} ", "bold green"), (line, "bold")))
+        self._console.print(Text.assemble((f"{label} ", "chat.you"), (line, "bold")))
         return line
 
     def read(self, label: str, text: str = "") -> str:
         """Type the tool's result: the chat itself asks for nothing else."""
         return self.type(label, self._tool_result)
+
+    def edit(self, label: str, text: str) -> str:
+        """Leave the text as it is: no script edits one."""
+        return text
 
 
 def run_demo(
@@ -105,7 +111,7 @@ def run_demo(
         QuireError: the model cannot be loaded, or an answer failed.
     """
     show_log(logging.WARNING)
-    console = console or Console(highlight=False)
+    console = console or chat_console(ask_ground()[0])
     before = time.monotonic()
     with make_model({"model_name_or_path": name or str(demo_model_path())}) as model:
         ready = process_age() or time.monotonic() - before
@@ -243,7 +249,7 @@ def _lines(questions: Sequence[str], answers: Sequence[Answer], width: int) -> T
     column = min(max(map(len, questions)), width * 2 // 5)
     lines: list[Text] = []
     for question, answer in zip(questions, answers, strict=True):
-        asked = Text(question, style="green")
+        asked = Text(question, style="chat.you")
         asked.truncate(column, overflow="ellipsis", pad=True)
         written = Text(harmless(" ".join((answer.content or answer.reasoning).split())))
         written.truncate(max(width - column - 2, 1), overflow="ellipsis")

@@ -25,6 +25,8 @@ from quire.errors import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+MARKS = '"' * 3
+"""What begins and ends several lines at a prompt."""
 _OUTPUT_ERRORS = frozenset(
     {errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS}
 )

@@ -36,6 +36,11 @@ class Start:
     options: Mapping[str, Any]
     is_demo: bool
 
+    @property
+    def name(self) -> str:
+        """What the model is called to the user."""
+        return "the demo model" if self.is_demo else str(self.arguments["model_name_or_path"])
+
 
 def read_start(words: Sequence[str]) -> Start:
     """Read the words; where they name no model, it is the demo model.

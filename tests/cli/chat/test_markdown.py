@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console, ConsoleDimensions
 
+from quire.cli.chat.colours import chat_console
 from quire.cli.chat.markdown import MarkdownStream, split_blocks
-from quire.cli.chat.markdown_lines import render
+from quire.cli.chat.markdown_lines import render, safe_address
 from tests.cli.screen import Screen
 
 LONG = "\n".join(
@@ -115,7 +116,9 @@ def at_once(text: str, width: int = 40) -> str:
     stream = MarkdownStream(Console(file=output, width=width, height=10))
     stream.add(text)
     stream.finish()
-    return "\n".join(line.rstrip() for line in output.getvalue().rstrip().split("\n"))
+    screen = Screen(width, 10)
+    screen.feed(output.getvalue())
+    return screen.text
 
 
 def _without_widths(text: str) -> str:
@@ -166,7 +169,80 @@ def test_blocks_split_to_the_same_text() -> None:
 def test_code_is_shown_as_it_is_written() -> None:
     console = Console(width=40)
     lines = [line for row in render("```\n  a\n\nb\n```", console) for line in row.lines]
-    assert ["".join(part.text for part in line) for line in lines] == ["  a", "", "b"]
+    assert ["".join(part.text for part in line) for line in lines] == ["code", "  a", "", "b"]
+
+
+def printed(text: str, width: int = 40, *, colours: bool = False) -> str:
+    """What is written of a text that came in small pieces, once it stands."""
+    output = io.StringIO()
+    system = "standard" if colours else None
+    console = chat_console(
+        "dark", file=output, width=width, force_terminal=colours, color_system=system, _environ={}
+    )
+    stream = MarkdownStream(console, clock=Clock(), interval=0)
+    for start in range(0, len(text), 7):
+        stream.add(text[start : start + 7])
+    stream.finish()
+    return output.getvalue()
+
+
+CODE = "def f(x):\n\treturn x  # " + "a long remark " * 8 + "\n\n\tprint('done')"
+
+
+@pytest.mark.parametrize("name", ["", "python", "no-such-language"])
+@pytest.mark.parametrize("lead", ["", "> ", "1. "])
+def test_a_line_of_code_is_one_line_and_keeps_its_tabs(name: str, lead: str) -> None:
+    """The terminal wraps it: a line that is copied has no line break of ours in it."""
+    rest = ">" if lead == "> " else "  " if lead else ""
+    block = f"```{name}\n{CODE}\n```".replace("\n", f"\n{rest} " if rest else "\n")
+    taken = {"": 0, "> ": 2, "1. ": 3}[lead]
+    lines = [line[taken:] for line in printed(lead + block).splitlines()]
+    assert lines[0] == (name or "code")
+    assert lines[1:] == CODE.replace("remark \n", "remark\n").split("\n")
+
+
+def test_long_lines_of_code_grow_on_the_screen_as_they_end() -> None:
+    text = f"```python\n{CODE}\n```"
+    shown = streamed([text[start : start + 5] for start in range(0, len(text), 5)], 40, 30).text
+    assert shown == at_once(text)
+
+
+@pytest.mark.parametrize("name", ["", "text", "no-such-language"])
+def test_code_of_no_known_language_looks_like_code(name: str) -> None:
+    assert "\x1b[36mx = 1" in printed(f"```{name}\nx = 1\n```", colours=True)
+
+
+# --- links ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "is_safe"),
+    [
+        ("https://host.example/a?b=c#d", True),
+        ("HTTP://host.example:8080", True),
+        ("https://host.example/%1b%07", True),
+        ("javascript:alert(1)", False),
+        ("file:///etc/passwd", False),
+        ("https://name@host.example/", False),
+        ("https://host.example/\x1b\\\x1b[2J", False),
+        ("https://host.example/\x07", False),
+        ("https://host.example/\x9c", False),
+        ("https://host.exаmple/", False),  # with a Cyrillic letter
+        ("https://", False),
+        ("https://host.example/" + "a" * 2000, False),
+    ],
+)
+def test_links_that_a_terminal_may_open(address: str, is_safe: bool) -> None:
+    assert safe_address(address) == (address if is_safe else None)
+
+
+def test_a_link_can_be_opened_and_its_address_is_still_read() -> None:
+    screen = Screen(80, 10)
+    screen.feed(
+        printed("[a](https://one.example) <https://two.example> [b](ftp://c)", 80, colours=True)
+    )
+    assert screen.text == "a (https://one.example) https://two.example b (ftp://c)"
+    assert set(screen.links) == {"https://one.example", "https://two.example"}
 
 
 def test_a_dumb_terminal_gets_no_commands() -> None:

@@ -43,7 +43,7 @@ def person(tmp_path: Path) -> Iterator[Person]:
 
 def test_a_session(person: Person, tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
-    person.sees("/help lists the commands")
+    person.sees("folder · /help")
     person.sees("(?m)^>")
     person.type("Hello\r")
     person.sees("You said: Hello\n")
@@ -78,6 +78,59 @@ def test_a_session(person: Person, tmp_path: Path) -> None:
     assert saved["messages"][-1]["interrupted"] is True
     assert saved["messages"][-1]["content"].startswith("word word")
     assert "set temperature" in (tmp_path / "state" / "quire" / "chat_history").read_text()
+
+
+def test_a_conversation_goes_on_in_another_terminal(person: Person, tmp_path: Path) -> None:
+    person.sees("(?m)^>")
+    person.type("Hello\r")
+    person.sees("You said: Hello")
+    person.type("exit\r")
+    assert person.leaves() == 0
+    (database,) = (tmp_path / "data" / "quire").glob("chats.db*")
+    assert database.stat().st_mode & 0o077 == 0
+
+    command = [word for word in CHAT if word != "folder"]
+    other = Person([*command, "-c"], tmp_path)
+    try:
+        shown = other.sees("Going on with 1, 2 messages")
+        assert "You said: Hello" in shown
+        other.type("/info\r")
+        other.sees("kept as 1 in")
+        other.type("/exit\r")
+        assert other.leaves() == 0
+    finally:
+        other.close()
+
+
+def test_a_prompt_at_the_terminal_is_answered_once(tmp_path: Path) -> None:
+    person = Person([*CHAT, "**Hello**"], tmp_path)
+    try:
+        assert "**" not in person.sees("You said: Hello")
+        assert person.leaves() == 0
+        assert not (tmp_path / "data").exists()
+    finally:
+        person.close()
+
+
+def test_tabs_are_pasted_as_tabs(person: Person) -> None:
+    person.sees("(?m)^>")
+    person.type("\x1b[200~if x:\n\ty\x1b[201~")
+    person.type("\r")
+    shown = person.sees("You said: if x:")
+    assert "^I" not in shown
+    person.type("/exit\r")
+    assert person.leaves() == 0
+
+
+def test_a_light_terminal_gets_other_colours(tmp_path: Path) -> None:
+    person = Person(CHAT, tmp_path, COLORFGBG="0;15")
+    try:
+        person.sees("(?m)^>")
+        person.type("`code`\r")
+        person.sees("You said: code")
+        assert "\x1b[35mcode" in person.raw
+    finally:
+        person.close()
 
 
 def test_a_picture_is_dropped_on_the_terminal(person: Person, tmp_path: Path) -> None:

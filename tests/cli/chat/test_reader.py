@@ -38,6 +38,8 @@ def reader(keys: PipeInput) -> TerminalReader:
         (f"one\\{ENTER}two{ENTER}", "one\ntwo"),
         (f"\x1b[200~one\ntwo\\\nthree\x1b[201~{ENTER}", "one\ntwo\\\nthree"),
         (f"naïve 中文 🙂{ENTER}", "naïve 中文 🙂"),
+        (f'"""one{ENTER}two"""{ENTER}', '"""one\ntwo"""'),
+        (f'"""a docstring""" x{ENTER}', '"""a docstring""" x'),
     ],
 )
 def test_typing(keys: PipeInput, typed: str, expected: str) -> None:
@@ -50,6 +52,42 @@ def test_ctrl_c_and_ctrl_d(keys: PipeInput, typed: str, error: type[BaseExceptio
     keys.send_text(typed)
     with pytest.raises(error):
         reader(keys).read(">")
+
+
+def test_the_editor_changes_what_is_typed(
+    keys: PipeInput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is not sent before Enter."""
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nprintf " and\\nmore\\n" >> "$1"\n')
+    editor.chmod(0o700)
+    monkeypatch.setenv("VISUAL", str(editor))
+    one = reader(keys)
+    session = one._session
+    session.default_buffer.on_text_changed += lambda buffer: (
+        keys.send_text(f"!{ENTER}") if buffer.text.endswith("more") else None
+    )
+    keys.send_text("one\x18\x05")
+    assert one.read(">") == "one and\nmore!"
+
+
+def test_without_an_editor_a_text_is_changed_at_the_prompt(
+    keys: PipeInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.delenv("EDITOR", raising=False)
+    keys.send_text(f"!{ENTER}")
+    assert reader(keys).edit("answer>", "one") == "one!"
+    monkeypatch.setenv("EDITOR", "true")
+    assert reader(keys).edit("answer>", "one") == "one"
+
+
+def test_what_was_typed_before_the_first_prompt_is_not_lost(keys: PipeInput) -> None:
+    typed = f"Hello é{ENTER}and"
+    one = TerminalReader(typed=typed, history=InMemoryHistory(), input=keys, output=DummyOutput())
+    assert one.read(">") == "Hello é"
+    keys.send_text(f" more{ENTER}")
+    assert one.read(">") == "and more"
 
 
 def test_the_last_line_comes_back_with_the_arrow(keys: PipeInput) -> None:

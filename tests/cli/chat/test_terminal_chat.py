@@ -38,6 +38,9 @@ class Lines:
             return line
         raise line
 
+    def edit(self, label: str, text: str) -> str:
+        return self.read(label, text)
+
 
 def converse(
     *lines: Line, script: Script = echo, options: dict[str, Any] | None = None
@@ -132,8 +135,8 @@ def test_help_on_set_has_every_setting() -> None:
 
 def test_only_what_the_model_is_asked_for_comes_from_the_model() -> None:
     """A model's own `max_new_tokens` is not honoured, and its `min_p` is."""
-    chat, _, _ = converse()
-    chat.generation_config = {"min_p": 0.1, "max_new_tokens": 5}
+    chat, model, _ = converse()
+    model.engine.tokens.preparation.generation_config = {"min_p": 0.1, "max_new_tokens": 5}
     output = io.StringIO()
     chat.console = Console(file=output, width=100, highlight=False)
     chat.take("/set")

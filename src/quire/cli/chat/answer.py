@@ -202,10 +202,10 @@ class ThoughtStream:
         return ("\n" if breaks else "") + piece
 
     def _print(self, text: str) -> None:
-        self._console.print(Text(text, style="dim italic"), end="", soft_wrap=True)
+        self._console.print(Text(text, style="chat.thought"), end="", soft_wrap=True)
 
 
 def show_call(console: Console, call: ToolCall) -> None:
     """Show a call of a tool in one line."""
-    line = Text.assemble(("⚙ ", "cyan"), (call.name, "bold cyan"), (f" {call.arguments}", "cyan"))
-    console.print(Text(harmless(line.plain), spans=line.spans), soft_wrap=True)
+    line = Text.assemble("⚙ ", (call.name, "bold"), f" {call.arguments}", style="chat.call")
+    console.print(Text(harmless(line.plain), spans=line.spans, style="chat.call"), soft_wrap=True)

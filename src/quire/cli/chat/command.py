@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -13,16 +14,8 @@ from cyclopts import Parameter
 
 from quire import __version__
 from quire.characters import harmless
-from quire.cli.hub import fetch_models
-from quire.cli.terminal import (
-    is_terminal,
-    no_echo,
-    note,
-    read_message_text,
-    read_piped_text,
-    show_log,
-)
-from quire.cli.words import Flag, MakeModel, Start, Value, read_start
+from quire.cli.terminal import is_terminal, note, read_message_text, read_piped_text, show_log
+from quire.cli.words import Flag, MakeModel, Value, read_start
 from quire.errors import ConfigError, MessageError
 
 # `quire --help` waits for none of what a chat needs: functions import it.
@@ -30,7 +23,8 @@ from quire.errors import ConfigError, MessageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quire.chat import ChatModel
+    from quire.cli.chat.chat_info import ChatInfo
+    from quire.cli.chat.keeping import Keeping
 
 
 @Parameter(name="*")
@@ -47,6 +41,12 @@ class ChatOptions:
     """Write the answer as one JSON object: its text, thought, calls, end and tokens."""
     schema: Value = None
     """A JSON schema, or a file with one, that the answer follows."""
+    continues: Annotated[
+        bool, Parameter(name=["--continue", "-c"], negative=(), show_default=False)
+    ] = False
+    """Go on with the last conversation that was kept, and with its model unless one is named."""
+    keep: Annotated[bool | None, Parameter(negative="--no-keep", show_default=False)] = None
+    """Keep the conversation on this machine, or not; without a word, /keep decides in the terminal."""
     tools: Value = None
     """The tools that the model may call, as JSON or a file; calls are written as JSON lines."""
 
@@ -59,28 +59,68 @@ def run_chat(words: Sequence[str], options: ChatOptions, make_model: MakeModel) 
     """
     prompt, words = _split_prompt(words, options.prompt)
     answers_once = prompt is not None or not (is_terminal(sys.stdin) and is_terminal(sys.stdout))
-    show_log(logging.WARNING if answers_once else logging.INFO)
+    show_log(logging.WARNING)
     if answers_once:
-        return _answer_once(read_start(words), options, prompt, make_model)
+        return _answer_once(words, options, prompt, make_model)
     if options.json or options.schema is not None:
         raise ConfigError("--json and --schema are for one answer: give a prompt, or pipe it in.")
-    chat_in_terminal(read_start(words), options, make_model)
+    chat_in_terminal(words, options, make_model)
     return 0
 
 
 def _answer_once(
-    start: Start, options: ChatOptions, prompt: str | None, make_model: MakeModel
+    words: Sequence[str], options: ChatOptions, prompt: str | None, make_model: MakeModel
 ) -> int:
     from quire.cli.chat.one_answer import Form, write_answer
     from quire.cli.chat.session import Session
 
-    session = Session(tools=_tools(options))
-    form = Form.read(options.json, options.schema, calls=bool(session.tools))
+    words, last = _continued(words, options)
+    start = read_start(words)
+    session, keeping = Session(), None
+    if last is not None or options.keep:  # what is piped is kept where that is asked for alone
+        keeping = _keeping(words, start.name, on=options.keep is not False)
+    if keeping is not None and last is not None:
+        keeping.go_on(last, session)
+    if options.tools is not None:
+        session.tools = _tools(options)
+    form = Form.read(options.json, options.schema, calls=options.tools is not None)
     session.add_user(_read_question(prompt, sys.stdin))
-    if start.is_demo:
+    if start.is_demo and last is None:
         note("No model was named: quire's small demo model answers.")
     with make_model(start.arguments) as model:
-        return write_answer(model, session, sys.stdout, start.options, form)
+        code = write_answer(model, session, sys.stdout, start.options, form)
+    if keeping is not None and (remark := keeping.keep(session)):
+        note(remark)
+    return code
+
+
+def _continued(words: Sequence[str], options: ChatOptions) -> tuple[Sequence[str], int | None]:
+    """The words, with those of the last conversation where it goes on and no model is named; its number."""
+    if not options.continues:
+        return words, None
+    from quire.arguments import split_source
+    from quire.cli.chat.chat_store import ChatStore
+
+    chats = ChatStore.of_user().list(limit=1)
+    if not chats:
+        raise ConfigError("No conversation is kept yet: quire chat without -c begins one.")
+    (last,) = chats
+    names_model = split_source(words)[0] is not None
+    return (words if names_model else [*last.words, *words]), last.number
+
+
+def _keeping(words: Sequence[str], name: str, *, on: bool | None) -> Keeping:
+    """Keeps conversations of these words; whether it does is the user's choice, unless `on` says.
+
+    Raises:
+        ConfigError: there is no place for them, or what is there cannot be read.
+    """
+    from quire.cli.chat.chat_store import ChatStore
+    from quire.cli.chat.keeping import Keeping, kept_words, short_name
+
+    store = ChatStore.of_user()
+    on = store.keeps() if on is None else on
+    return Keeping(store, kept_words(words), short_name(name), on=on)
 
 
 def _tools(options: ChatOptions) -> list[dict[str, Any]]:
@@ -120,44 +160,48 @@ def _read_question(prompt: str | None, source: TextIO) -> str:
     return "\n\n".join(text for text in (piped, prompt) if text.strip())
 
 
-def chat_in_terminal(start: Start, options: ChatOptions, make_model: MakeModel) -> None:
+def chat_in_terminal(words: Sequence[str], options: ChatOptions, make_model: MakeModel) -> None:
     """Load the model and chat until the user leaves."""
     # A filter draws nothing and asks nobody, so it does not wait for rich and prompt_toolkit.
-    from rich.console import Console
-    from rich.status import Status
-    from rich.text import Text
-
+    from quire.cli.chat.colours import chat_console
+    from quire.cli.chat.ground import ask_ground
+    from quire.cli.chat.loaded_model import LoadedModel
     from quire.cli.chat.reader import TerminalReader
     from quire.cli.chat.terminal_chat import TerminalChat
 
     tools = _tools(options)
-    name = "the demo model" if start.is_demo else str(start.arguments["model_name_or_path"])
-    errors = Console(file=sys.stderr)
-    with no_echo():
-        fetch_models(start.arguments)
-        with Status(Text(f"Loading {harmless(name)} ..."), console=errors):
-            model = make_model(start.arguments)
-    console = Console(highlight=False)
-    with model:
-        greet(console, name, model, is_demo=start.is_demo)
-        chat = TerminalChat(model, console, TerminalReader(), start.options)
+    words, last = _continued(words, options)
+    ground, typed = ask_ground()
+    loaded = LoadedModel(words, make_model)
+    console = chat_console(ground)
+    with closing(loaded):
+        try:
+            keeping = _keeping(words, loaded.name, on=options.keep)
+        except ConfigError as error:  # a chat needs no place to be kept in
+            note(str(error))
+            keeping = None
+        chat = TerminalChat(
+            loaded.model,
+            console,
+            TerminalReader(ground=ground, typed=typed),
+            loaded.start.options,
+            loaded=loaded,
+            keeping=keeping,
+        )
         chat.session.tools = tools
+        greet(console, chat.info, is_demo=loaded.start.is_demo)
+        if last is not None:
+            chat.take(f"/resume {last}")
         chat.run()
 
 
-def greet(console: Console, name: str, model: ChatModel, *, is_demo: bool = False) -> None:
-    """Say what answers here, and how to go on."""
+def greet(console: Console, info: ChatInfo, *, is_demo: bool = False) -> None:
+    """Say in one line what answers here, and how to go on."""
     from rich.text import Text
 
-    engine = model.engine
-    hints = ["/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."]
-    if is_demo:
-        hints.append("No model was named: this is a small one. For yours: quire chat FOLDER")
-    console.print(
-        Text.assemble(
-            (f"quire {__version__}", "bold"),
-            f" · {harmless(name)} · {engine.name}, {engine.info.context_length:,} tokens of context",
-            ("".join(f"\n{hint}" for hint in hints), "dim"),
-        ),
+    yours = " · yours: quire chat FOLDER" if is_demo else ""
+    line = Text.assemble(
+        (f"quire {__version__}", "bold"), f" · {harmless(info.name)}", (f"{yours} · /help", "dim")
     )
+    console.print(line)
     console.print()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -34,6 +35,17 @@ def local_path(name: str) -> str | None:
         return os.path.expanduser(name)
     host, _, path = name[7:].partition("/")
     return unquote(f"/{path}") if host in ("", "localhost") else None
+
+
+def shell_words(argument: str) -> list[str]:
+    """The words of a line as a shell reads them; one path with blanks that is there is one word."""
+    if _exists(os.path.expanduser(argument)):
+        return [argument]
+    words = re.findall(rf"(?<!\S){SHELL_WORD}", argument, re.DOTALL)
+    # What stands between the words can only be a quotation mark without its end.
+    if "".join(argument.split()) != "".join("".join(words).split()):
+        return argument.split()
+    return [unquoted(word) for word in words]
 
 
 def path_of(argument: str) -> Path:
@@ -77,3 +89,19 @@ def json_text(argument: str) -> str:
     """JSON that was typed, or that stands in the file of this path."""
     argument = argument.strip()
     return argument if argument[:1] in ("[", "{") else read_text(path_of(argument))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise ConfigError(f"Cannot write {path}: {error.strerror}.") from None

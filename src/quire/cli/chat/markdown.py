@@ -104,7 +104,7 @@ class MarkdownStream:
         if not rows:
             return
         self._show([])
-        lines = _lines(rows)
+        lines = [line for row in rows for line in row.printed]
         self._console.print(RenderedLines([*self._gap(lines), *lines], ended=True), soft_wrap=True)
         self._printed.add(rows)
 

@@ -11,10 +11,12 @@ from markdown_it.token import Token
 from rich.cells import cell_len
 from rich.console import Console
 from rich.segment import Segment
+from rich.style import Style
 from rich.syntax import Syntax
 from rich.text import Text
 
 from quire.characters import harmless
+from quire.cli.chat.colours import CodeTheme
 from quire.cli.chat.markdown_parser import parse
 
 Line = list[Segment]
@@ -40,6 +42,14 @@ class DrawnRow:
     lines: tuple[Line, ...]
     prefix: int = 0
     """Characters before the content in each line: bullets, indentation, headings."""
+    whole: Line | None = None
+    """A line of code as it is, for the terminal itself to wrap: so it is copied whole, tabs and all.
+    `lines` are what can be drawn over, folded at the terminal's edge."""
+
+    @property
+    def printed(self) -> tuple[Line, ...]:
+        """The lines to print for good."""
+        return self.lines if self.whole is None else (self.whole,)
 
 
 @dataclass
@@ -160,19 +170,32 @@ class _Renderer:
     def _code(self, token: Token, width: int) -> list[DrawnRow]:
         """Code with nothing around it, so that it can be copied; above it stands what it is called."""
         info = harmless(token.info).strip()
-        rows = self._flow(Text(info, "dim"), width) if info else []
-        code = harmless(token.content).rstrip()
-        syntax = Syntax(code, info.partition(" ")[0] or "text", theme="ansi_dark")
-        text = syntax.highlight(code)
-        if _content(text.plain) != _content(code):
-            text = Text(code)  # the language's lexer has dropped something
-        text.rstrip()
+        rows = self._flow(Text(info, "dim"), width)
+        if (
+            not info
+        ):  # a name of ours, which is no content: code is told from text without colours, too
+            rows = [DrawnRow("", (self._segments(Text("code", "dim")),))]
+        text = self._highlighted(harmless(token.content).rstrip(), info.partition(" ")[0])
         for line in text.split("\n", allow_blank=True):
-            rows += self._flow(line, width)
+            whole = self._segments(line.copy())
+            line.expand_tabs(8)  # as terminals do
+            folded = [self._segments(part) for part in line.divide(_edges(line.plain, width))]
+            rows.append(DrawnRow(_content(line.plain), tuple(folded), whole=whole))
         return rows
 
+    def _highlighted(self, code: str, name: str) -> Text:
+        # With any other size of tabs, Pygments would replace them.
+        syntax = Syntax(code, name or "text", theme=CodeTheme(self._console), tab_size=0)
+        if name in ("", "text", "txt", "plain") or syntax.lexer is None:
+            return _styled(code, "markdown.code_block")
+        text = syntax.highlight(code)
+        text.rstrip()
+        if _content(text.plain) == _content(code):
+            return text
+        return _styled(code, "markdown.code_block")  # the language's lexer has dropped something
+
     def _quote(self, tokens: Sequence[Token], width: int) -> list[DrawnRow]:
-        bar = self._segments(Text("▌ ", "markdown.block_quote"))
+        bar = [Segment("▌ ", self._console.get_style("markdown.block_quote", default="none"))]
         return self._behind(bar, bar, tokens, width)
 
     def _list(self, first: Token, tokens: Sequence[Token], width: int) -> list[DrawnRow]:
@@ -201,15 +224,17 @@ class _Renderer:
         blocks = [self.block(block, room) for block in _blocks(tokens)]
         rows = [row for block in blocks for row in block] or [DrawnRow("", ([],))]
         if not taken:
-            return [replace(rows[0], lines=(_without_padding(marker), *rows[0].lines)), *rows[1:]]
+            return [DrawnRow("", (_without_padding(marker),)), *rows]
         moved: list[DrawnRow] = []
         lead = marker
         for row in rows:
             lines: list[Line] = []
+            first = lead
             for line in row.lines:
                 lines.append(_without_padding([*lead, *line]))
                 lead = space
-            moved.append(replace(row, lines=tuple(lines), prefix=row.prefix + taken))
+            whole = None if row.whole is None else _without_padding([*first, *row.whole])
+            moved.append(replace(row, lines=tuple(lines), prefix=row.prefix + taken, whole=whole))
         return moved
 
     # --- tables
@@ -308,9 +333,29 @@ def inline_text(tokens: Iterable[Token]) -> Text:
             text.stylize("markdown.link" if is_link else f"markdown.{opening.tag}", start)
             if is_link and opening.info != "auto":
                 _append_address(text, opening, "href")
+            if is_link and (address := safe_address(str(opening.attrs.get("href", "")))):
+                text.stylize(Style(link=address), start)
         else:
             text.append(harmless(token.content), "markdown.code" if token.tag == "code" else None)
     return text
+
+
+_ADDRESS = re.compile(
+    r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?::\d{1,5})?(?:[/?#][!-~]*)?", re.IGNORECASE
+)
+_LONGEST_ADDRESS = 2000
+
+
+def safe_address(address: str) -> str | None:
+    """The address, if a terminal may be told to open it (OSC 8).
+
+    Only the web's, of printable ASCII: nothing in it ends the command that it stands in, no other
+    program is opened, and the host is neither behind a name and password nor of letters that look like
+    others.
+    """
+    if len(address) > _LONGEST_ADDRESS or not _ADDRESS.fullmatch(address):
+        return None
+    return address
 
 
 def _append_address(text: Text, token: Token, name: str) -> None:
@@ -350,6 +395,22 @@ def _breaks(line: str, width: int) -> Iterator[int]:
                 yield place
                 column = 0
             column += cell_len(character)
+
+
+def _styled(text: str, style: str) -> Text:
+    """A text with a span of this style: rich forgets the style of a text without spans."""
+    return Text.assemble((text, style))
+
+
+def _edges(line: str, width: int) -> Iterator[int]:
+    """Where a terminal wraps the line: in the middle of a word, too."""
+    column = 0
+    for place, character in enumerate(line):
+        cells = cell_len(character)
+        if column and column + cells > max(width, 1):
+            yield place
+            column = 0
+        column += cells
 
 
 def _content(text: str) -> str:

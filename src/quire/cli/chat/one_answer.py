@@ -138,11 +138,12 @@ class _MarkdownWriter(_TextWriter):
 
     def __init__(self, output: TextIO, calls: bool) -> None:
         super().__init__(output, calls)
-        from rich.console import Console
-
+        from quire.cli.chat.colours import chat_console
+        from quire.cli.chat.ground import ground_of_environment
         from quire.cli.chat.markdown import MarkdownStream
 
-        self._stream = MarkdownStream(Console(file=output, highlight=False))
+        # The terminal is not asked: what is typed meanwhile is meant for the shell that follows.
+        self._stream = MarkdownStream(chat_console(ground_of_environment(), file=output))
 
     def add(self, delta: ChatDelta) -> None:
         if delta.content:

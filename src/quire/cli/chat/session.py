@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quire.cli.chat.attachments import user_content
+from quire.characters import harmless
+from quire.cli.chat.attachments import shown_text, user_content
+from quire.cli.chat.files import write_whole
 from quire.errors import ConfigError, MessageError, UnsupportedOptionError
-from quire.messages import Media, Message, ToolCall, read_conversation, read_tools
+from quire.messages import (
+    Media,
+    Message,
+    ToolCall,
+    read_conversation,
+    read_message,
+    read_tools,
+)
 from quire.options import REQUEST_OPTIONS
 from quire.sampling import OptionResolver
 
@@ -194,18 +202,9 @@ class Session:
         Raises:
             ConfigError: the file cannot be written, or is something else.
         """
-        path = Path(os.path.expanduser(path))
         if path.exists():
             load_file(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(
-                json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n", "utf-8"
-            )
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise ConfigError(f"Cannot write {path}: {error.strerror}.") from None
+        write_whole(path, json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n")
 
     def to_dict(self) -> dict[str, Any]:
         """The session as `/save` writes it and `/load` and `quire prompt` read it."""
@@ -230,7 +229,14 @@ class Session:
         Raises:
             ConfigError, RequestError: the file cannot be read, or holds no conversation.
         """
-        content = load_file(Path(os.path.expanduser(path)))
+        self.take_over(load_file(path))
+
+    def take_over(self, content: Mapping[str, Any]) -> None:
+        """Take over what `to_dict` gave; what is wrong leaves this session as it is.
+
+        Raises:
+            RequestError: a setting or a tool is wrong.
+        """
         settings = dict(content.get("settings") or {})
         check_settings(settings, self.configured)
         self.tools = [dict(tool) for tool in read_tools(content.get("tools"))]
@@ -239,6 +245,15 @@ class Session:
         self.settings = settings
         self.enable_thinking = content.get("enable_thinking")
         self.taken_back, self.cut_thought = [], None
+        self.take_back()  # a question that got no answer waits for /retry
+
+    @property
+    def title(self) -> str:
+        """The first line of the first question."""
+        for turn in self.turns:
+            if turn.message["role"] == "user" and (text := shown_text(read_message(turn.message))):
+                return harmless(text.strip().partition("\n")[0])
+        return ""
 
 
 def check_settings(settings: Mapping[str, Any], configured: Mapping[str, Any]) -> None:

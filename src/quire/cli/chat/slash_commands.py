@@ -3,56 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from quire.arguments import GeneratingArguments, parse_scalar
 from quire.cli.chat.attachments import labels, read_sources
-from quire.cli.chat.files import json_text, path_of
-from quire.cli.chat.session import SETTINGS, Session
+from quire.cli.chat.files import json_text
+from quire.cli.chat.session import SETTINGS
+from quire.cli.chat.slash_kept import KEPT
+from quire.cli.chat.slash_table import OFF, ON_OR_OFF, Chat, CommandTable, Leave, SlashCommand
 from quire.errors import RequestError, nearest
 from quire.media.placement import KINDS, Kind
-from quire.messages import Media, read_tools
+from quire.messages import read_tools
 from quire.options import OPTIONS, OPTIONS_BY_NAME, Option
 
-
-class Chat(Protocol):
-    """What a command may do with the chat that it is given in."""
-
-    session: Session
-    generation_config: Mapping[str, Any]
-    show_stats: bool
-
-    def say(self, text: str) -> None: ...
-    def answer(self, *, continues: bool = False) -> None: ...
-    def ask(self, label: str, text: str) -> str: ...
-    def attach(self, media: Sequence[Media]) -> None: ...
-    def show_history(self) -> None: ...
-
-
-class Leave(Exception):
-    """The user leaves the chat."""
-
-
-@dataclass(frozen=True)
-class SlashCommand:
-    """A command by its name.
-
-    `usage` is what follows the name. For completion, `words` are what may follow, each with its
-    meaning, and `takes_path` says whether a path may.
-    """
-
-    name: str
-    usage: str
-    help: str
-    run: Callable[[Chat, str], None]
-    words: Mapping[str, str]
-    takes_path: bool
-
-
-COMMANDS: dict[str, SlashCommand] = {}
+_TABLE, _LAST = CommandTable(), CommandTable()
+_SETTINGS: Mapping[str, str] = {
+    one.name: one.meaning
+    for one in sorted(OPTIONS, key=lambda one: one.name)
+    if one.name in SETTINGS
+}
+_OTHER_NAMES: Mapping[str, str] = {
+    "/?": "/help",
+    "/bye": "/exit",
+    "/new": "/clear",
+    "/q": "/exit",
+    "/quit": "/exit",
+    "/regen": "/retry",
+    "/regenerate": "/retry",
+    "/reset": "/clear",
+    "/show": "/info",
+}
+"""What other programs call a command."""
 
 
 def run_command(chat: Chat, line: str) -> None:
@@ -64,7 +46,7 @@ def run_command(chat: Chat, line: str) -> None:
     """
     name, _, argument = line.partition(" ")
     name = name.rstrip()
-    command = COMMANDS.get({"/quit": "/exit", "/?": "/help"}.get(name, name))
+    command = COMMANDS.get(_OTHER_NAMES.get(name, name))
     if command is None:
         raise RequestError(
             f"No command {name}{nearest(name, COMMANDS)} (/help lists them; begin with // to send a slash)"
@@ -72,32 +54,7 @@ def run_command(chat: Chat, line: str) -> None:
     command.run(chat, argument.strip())
 
 
-_NO_WORDS: Mapping[str, str] = {}
-_OFF: Mapping[str, str] = {"off": ""}
-_ON_OR_OFF: Mapping[str, str] = {"on": "", "off": ""}
-_SETTINGS: Mapping[str, str] = {
-    one.name: one.meaning
-    for one in sorted(OPTIONS, key=lambda one: one.name)
-    if one.name in SETTINGS
-}
-
-
-def _command(
-    name: str,
-    usage: str,
-    text: str,
-    *,
-    words: Mapping[str, str] = _NO_WORDS,
-    takes_path: bool = False,
-) -> Callable[[Callable[[Chat, str], None]], Callable[[Chat, str], None]]:
-    def register(run: Callable[[Chat, str], None]) -> Callable[[Chat, str], None]:
-        COMMANDS[name] = SlashCommand(name, usage, text, run, words, takes_path)
-        return run
-
-    return register
-
-
-@_command("/help", "[COMMAND|SETTING]", "this list, or more on one of them", words=_SETTINGS)
+@_TABLE.command("/help", "[COMMAND|SETTING]", "this list, or more on one of them", words=_SETTINGS)
 def _help(chat: Chat, argument: str) -> None:
     command = COMMANDS.get(f"/{argument.removeprefix('/')}")
     if not argument:
@@ -126,13 +83,14 @@ def _help_on_all() -> str:
     lines += [
         "",
         "Enter sends; Alt-Enter, or \\ at the line's end, begins a new line. // sends a slash.",
+        '""" begins several lines, and """ ends them; Ctrl-X Ctrl-E opens $EDITOR.',
         "A picture, video or sound dropped on the terminal is attached; in `...` its path is text.",
         "Ctrl-C stops an answer; Ctrl-D leaves.",
     ]
     return "\n".join(lines)
 
 
-@_command("/system", "[TEXT|off]", "the system message; without text, show it")
+@_TABLE.command("/system", "[TEXT|off]", "the system message; without text, show it")
 def _system(chat: Chat, argument: str) -> None:
     if argument:
         chat.session.system = None if argument == "off" else argument
@@ -142,26 +100,15 @@ def _system(chat: Chat, argument: str) -> None:
     )
 
 
-@_command("/clear", "", "forget the conversation, keep the settings")
+@_TABLE.command("/clear", "", "forget the conversation, keep the settings")
 def _clear(chat: Chat, argument: str) -> None:
     dropped = labels(chat.session.attached)
     chat.session.clear()
-    chat.say(f"The conversation begins anew{f', without {dropped}' if dropped else ''}.")
-
-
-@_command("/save", "FILE", "write conversation and settings as JSON", takes_path=True)
-def _save(chat: Chat, argument: str) -> None:
-    path = _path(argument, "/save FILE")
-    chat.session.save(path)
-    chat.say(f"Saved {len(chat.session.turns)} messages to {path}.")
-
-
-@_command("/load", "FILE", "go on with a saved conversation", takes_path=True)
-def _load(chat: Chat, argument: str) -> None:
-    path = _path(argument, "/load FILE")
-    chat.session.load(path)
-    chat.show_history()
-    chat.say(f"Loaded {len(chat.session.turns)} messages from {path}.")
+    kept = ""
+    if chat.keeping is not None:
+        kept = "; /resume goes back to the last" if chat.keeping.chat else ""
+        chat.keeping.begin_anew()
+    chat.say(f"The conversation begins anew{f', without {dropped}' if dropped else ''}{kept}.")
 
 
 def _attaching(kind: Kind) -> Callable[[Chat, str], None]:
@@ -181,18 +128,23 @@ def _attaching(kind: Kind) -> Callable[[Chat, str], None]:
 _PHRASES: dict[Kind, str] = {"image": "an image", "video": "a video", "audio": "a sound"}
 
 for _kind in KINDS:
-    _command(
+    _TABLE.command(
         f"/{_kind}",
         "[PATH|URL|off]",
         f"send {_PHRASES[_kind]} with the next message",
-        words=_OFF,
+        words=OFF,
         takes_path=True,
     )(_attaching(_kind))
 
 
-@_command("/set", "[NAME VALUE]", "a sampling setting; without a name, show all", words=_SETTINGS)
+@_TABLE.command(
+    "/set", "[NAME VALUE]", "a sampling setting; without a name, show all", words=_SETTINGS
+)
 def _set(chat: Chat, argument: str) -> None:
-    name, value = _name_and_value(argument)
+    # Ollama's form of it.
+    name, value = _name_and_value(argument.removeprefix("parameter "))
+    if name in _SET_ELSEWHERE and name not in SETTINGS:
+        raise RequestError(_SET_ELSEWHERE[name])
     if value is not None:
         typed = None if value in ("default", "none", "null") else parse_scalar(value)
         chat.session.set(name, typed)
@@ -204,6 +156,20 @@ def _set(chat: Chat, argument: str) -> None:
     chosen = {name: rows[name]} if name else rows
     width = max(map(len, chosen))
     chat.say("\n".join(f"{key:<{width}} = {text}" for key, text in chosen.items()))
+
+
+_SET_ELSEWHERE: Mapping[str, str] = {
+    "system": "/system TEXT sets the system message.",
+    "think": "/think on has a model think first.",
+    "nothink": "/think off has no model think first.",
+    "verbose": "/stats on shows figures after each answer.",
+    "quiet": "/stats off shows none.",
+    "format": 'A form is set so: /set response_format {"type": "json_object"}.',
+    "wordwrap": "The terminal itself wraps code; other text is wrapped between words.",
+    "history": "/keep on or off says whether conversations are kept.",
+    "nohistory": "/keep off keeps no conversations.",
+}
+"""What other programs set so, and what does it here."""
 
 
 def _name_and_value(argument: str) -> tuple[str, str | None]:
@@ -221,7 +187,7 @@ CONFIGURABLE = frozenset(GeneratingArguments.model_fields)
 
 def _settings(chat: Chat) -> dict[str, str]:
     """Each setting that has a value, and where the value comes from."""
-    session, model = chat.session, chat.generation_config
+    session, model = chat.session, chat.info.generation_config
     shown: dict[str, str] = {}
     for source, values in (
         ("default", {one.name: one.default for one in OPTIONS if one.name in CONFIGURABLE}),
@@ -238,21 +204,21 @@ def _settings(chat: Chat) -> dict[str, str]:
     return shown
 
 
-@_command("/retry", "", "answer the last question again")
+@_TABLE.command("/retry", "", "answer the last question again")
 def _retry(chat: Chat, argument: str) -> None:
     if not chat.session.retry():
         raise RequestError("There is no question to answer again")
     chat.answer()
 
 
-@_command("/continue", "", "go on with the last answer, or with a thought that was cut")
+@_TABLE.command("/continue", "", "go on with the last answer, or with a thought that was cut")
 def _continue(chat: Chat, argument: str) -> None:
     if not chat.session.reopen():
         raise RequestError("There is no answer to go on with")
     chat.answer(continues=True)
 
 
-@_command(
+@_TABLE.command(
     "/edit",
     "[question]",
     "change the last answer, or the last question and ask it again",
@@ -266,7 +232,7 @@ def _edit(chat: Chat, argument: str) -> None:
     if before is None:
         raise RequestError(f"There is no {argument or 'answer'} of text to change")
     try:
-        text = chat.ask(f"{argument or 'answer'}>", before)
+        text = chat.edit(f"{argument or 'answer'}>", before)
     except (KeyboardInterrupt, EOFError):
         chat.say("Nothing was changed.")
         return
@@ -278,11 +244,11 @@ def _edit(chat: Chat, argument: str) -> None:
         chat.say("The answer was changed; /continue goes on with it.")
 
 
-@_command(
+@_TABLE.command(
     "/tools",
     "[FILE|JSON|off]",
     "the tools that the model may call",
-    words=_OFF,
+    words=OFF,
     takes_path=True,
 )
 def _tools(chat: Chat, argument: str) -> None:
@@ -294,7 +260,7 @@ def _tools(chat: Chat, argument: str) -> None:
     chat.say(f"Tools: {', '.join(names)}." if names else "No tools.")
 
 
-@_command("/think", "[on|off]", "whether a reasoning model thinks first", words=_ON_OR_OFF)
+@_TABLE.command("/think", "[on|off]", "whether a reasoning model thinks first", words=ON_OR_OFF)
 def _think(chat: Chat, argument: str) -> None:
     if argument:
         chat.session.enable_thinking = _on_or_off(argument, "/think")
@@ -302,21 +268,28 @@ def _think(chat: Chat, argument: str) -> None:
     chat.say(f"Thinking: {state}.")
 
 
-@_command("/stats", "[on|off]", "tokens a second and time to first token", words=_ON_OR_OFF)
+@_TABLE.command("/stats", "[on|off]", "tokens a second and time to first token", words=ON_OR_OFF)
 def _stats(chat: Chat, argument: str) -> None:
     chat.show_stats = _on_or_off(argument, "/stats") if argument else not chat.show_stats
     chat.say(f"Figures after each answer: {'on' if chat.show_stats else 'off'}.")
 
 
-@_command("/exit", "", "leave (as Ctrl-D does)")
+@_LAST.command("/info", "", "the model, the engine, and what is kept of this conversation")
+def _info(chat: Chat, argument: str) -> None:
+    rows = {**chat.info.rows(), "conversation": _conversation(chat)}
+    width = max(map(len, rows))
+    chat.say("\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()))
+
+
+def _conversation(chat: Chat) -> str:
+    count = len(chat.session.turns)
+    kept = "" if chat.keeping is None else f", {chat.keeping.state()}"
+    return f"{count} message{'' if count == 1 else 's'}{kept}"
+
+
+@_LAST.command("/exit", "", "leave (as Ctrl-D does)")
 def _exit(chat: Chat, argument: str) -> None:
     raise Leave
-
-
-def _path(argument: str, usage: str) -> Path:
-    if not argument:
-        raise RequestError(f"Which file? {usage}")
-    return path_of(argument)
 
 
 def _on_or_off(argument: str, name: str) -> bool:
@@ -331,3 +304,6 @@ def _json(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+COMMANDS: Mapping[str, SlashCommand] = {**_TABLE, **KEPT, **_LAST}

@@ -19,18 +19,32 @@ from quire.cli.chat.attachments import (
     shown_text,
     split_dropped,
 )
+from quire.cli.chat.chat_info import ChatInfo
+from quire.cli.chat.keeping import Keeping, kept_words, short_name
 from quire.cli.chat.markdown import MarkdownStream
 from quire.cli.chat.session import Session
-from quire.cli.chat.slash_commands import Leave, run_command
-from quire.cli.terminal import no_echo
-from quire.errors import QuireError
+from quire.cli.chat.slash_commands import run_command
+from quire.cli.chat.slash_table import Leave
+from quire.cli.terminal import MARKS, no_echo
+from quire.errors import QuireError, RequestError
 from quire.messages import Media, ToolCall, read_message
 
 if TYPE_CHECKING:
     from quire.chat import ChatModel
+    from quire.cli.chat.loaded_model import LoadedModel
     from quire.cli.chat.reader import Reader
 
 logger = logging.getLogger("quire")
+
+_SHOWN_TURNS = 20
+"""Messages that are shown of a conversation that is taken up again."""
+_OTHER_WORDS: Mapping[str, str] = {
+    "clear": "/clear begins a new conversation, Ctrl-L clears the screen.",
+    "help": "/help lists the commands.",
+    "!multi": 'Several lines stand between """ and """, or Alt-Enter begins a new one.',
+    "!edit": "Ctrl-X Ctrl-E opens the editor.",
+}
+"""What other programs take for a command, and what does the same here."""
 
 
 class TerminalChat:
@@ -42,18 +56,32 @@ class TerminalChat:
         console: Console,
         reader: Reader,
         options: Mapping[str, Any] | None = None,
+        *,
+        loaded: LoadedModel | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
-        """`options` are settings to begin with, as /set takes them."""
+        """`options` are settings to begin with, as /set takes them.
+
+        With `loaded` the model can be changed, with `keeping` the conversation is kept.
+        """
         self.model, self.console, self.reader = model, console, reader
-        engine = model.engine
-        self.generation_config = (
-            engine.tokens.preparation.generation_config if engine.has_tokens else {}
-        )
+        self.keeping, self._loaded = keeping, loaded
         self.session = Session(model.engine.generating_args.explicit())
         self.show_stats = False
         self.answers: list[Answer] = []
         for name, value in (options or {}).items():
             self.session.set(name, value)
+
+    @property
+    def info(self) -> ChatInfo:
+        """What answers here."""
+        name = "the model" if self._loaded is None else self._loaded.name
+        return ChatInfo(name, self.model)
+
+    @property
+    def width(self) -> int:
+        """The columns of the terminal."""
+        return self.console.width
 
     def run(self) -> None:
         """Converse until the user leaves."""
@@ -81,6 +109,7 @@ class TerminalChat:
                 self.complain(f"{type(error).__name__}: {error}. The conversation goes on.")
             if self.session.taken_back is not taken_back:
                 self._say_what_was_taken_back()
+            self._keep()
 
     def take(self, line: str) -> None:
         """Take what the user typed: a command, or a message to answer.
@@ -92,6 +121,11 @@ class TerminalChat:
         text = line.strip("\n")
         if not text.strip():
             return
+        if quoted := _between_marks(text):
+            self.session.add_user(quoted)
+            self.answer()
+            return
+        _heed_other_words(text)
         is_escaped = text.startswith("//")
         if text.startswith("/") and not (is_escaped or begins_with_dropped(text)):
             run_command(self, text)
@@ -110,9 +144,46 @@ class TerminalChat:
         goes = "it goes" if len(media) == 1 else "they go"
         self.say(f"Attached {names}{f'; {goes} with the next message' if waits else ''}.")
 
-    def ask(self, label: str, text: str) -> str:
-        """Let the user change a text."""
+    def ask(self, label: str, text: str = "") -> str:
+        """Let the user type something, or change a text."""
         return self.reader.read(label, text)
+
+    def edit(self, label: str, text: str) -> str:
+        """Let the user change a text, in an editor where one was chosen."""
+        return self.reader.edit(label, text)
+
+    def change_model(self, words: Sequence[str]) -> None:
+        """Have another model answer from now on.
+
+        Raises:
+            QuireError: it cannot be loaded, or no model can be changed here.
+        """
+        if self._loaded is None:
+            raise RequestError("The model of this chat cannot be changed.")
+        try:
+            self._loaded.change(words)
+        finally:
+            self.model = self._loaded.model
+        self.session.configured = self.model.engine.generating_args.explicit()
+        for name, value in self._loaded.start.options.items():
+            self.session.set(name, value)
+        if self.keeping is not None:
+            self.keeping.words = tuple(kept_words(words))
+            self.keeping.model = short_name(self._loaded.name)
+        self._say_what_it_cannot_take()
+
+    def _say_what_it_cannot_take(self) -> None:
+        sent = {
+            medium.kind
+            for turn in self.session.turns
+            for medium in read_message(turn.message).media
+        }
+        if unseen := sent - self.model.engine.info.media:
+            kinds = " and ".join(sorted(unseen))
+            self.say(
+                f"This model takes no {kinds}, and the conversation has some: /clear begins anew, or "
+                "/model goes back."
+            )
 
     def answer(self, *, continues: bool = False) -> None:
         """Answer the conversation as it stands, or the rest of its last answer.
@@ -120,6 +191,7 @@ class TerminalChat:
         It goes on while the model calls tools.
         """
         while True:
+            self._keep()
             answer = self._stream(continues=continues)
             self.answers.append(answer)
             add = self.session.add_continuation if continues else self.session.add_answer
@@ -129,6 +201,10 @@ class TerminalChat:
             if answer.interrupted or not answer.calls or not self._ask_results(answer.calls):
                 self.console.print()
                 return
+
+    def _keep(self) -> None:
+        if self.keeping is not None and (remark := self.keeping.keep(self.session)):
+            self.say(remark)
 
     def _stream(self, *, continues: bool) -> Answer:
         view, answer = AnswerView(self.console), Answer()
@@ -184,13 +260,16 @@ class TerminalChat:
         return True
 
     def show_history(self) -> None:
-        """Show the conversation so far, as it would have looked."""
-        for turn in self.session.turns:
+        """Show the end of the conversation so far, as it would have looked."""
+        turns = self.session.turns
+        if len(turns) > _SHOWN_TURNS:
+            self.say(f"({len(turns) - _SHOWN_TURNS} earlier messages)")
+        for turn in turns[-_SHOWN_TURNS:]:
             message = read_message(turn.message)
             if message.role != "assistant":
                 label = ">" if message.role == "user" else f"result of {message.name or 'a tool'}>"
                 self.console.print(
-                    Text(f"{harmless(label)} {harmless(shown_text(message))}", "green")
+                    Text(f"{harmless(label)} {harmless(shown_text(message))}", "chat.you")
                 )
                 continue
             markdown = MarkdownStream(self.console)
@@ -203,11 +282,37 @@ class TerminalChat:
 
     def say(self, text: str) -> None:
         """Show a remark of quire's own, in a style that tells it from the model's text."""
-        self.console.print(Text(harmless(text), style="dim"))
+        self.console.print(Text(harmless(text), style="chat.remark"))
 
     def complain(self, text: str) -> None:
         """Show an error in one line."""
-        self.console.print(Text(" ".join(harmless(text).split()), style="red"))
+        self.console.print(Text(" ".join(harmless(text).split()), style="chat.fault"))
+
+
+def _between_marks(text: str) -> str | None:
+    """What stands between three quotation marks and three others, if that is the whole text."""
+    text = text.strip()
+    if (
+        len(text) < 7
+        or text.count(MARKS) != 2
+        or not (text.startswith(MARKS) and text.endswith(MARKS))
+    ):
+        return None
+    return text[len(MARKS) : -len(MARKS)].strip("\n")
+
+
+def _heed_other_words(text: str) -> None:
+    """Understand words that are commands in other programs, or say what does the same here.
+
+    Raises:
+        Leave: one of them leaves.
+        RequestError: one of them is no command here.
+    """
+    word = text.rstrip().lower()
+    if word in ("exit", "quit"):
+        raise Leave
+    if word in _OTHER_WORDS:
+        raise RequestError(f"{_OTHER_WORDS[word]} With a blank before it the word is sent.")
 
 
 def _undisturbed(finish: Callable[[], None]) -> None:
