@@ -49,7 +49,10 @@ class FakeChatModel:
             info=EngineInfo("FakeEngine", 4096),
             has_tokens=True,
             tokens=SimpleNamespace(
-                preparation=SimpleNamespace(generation_config={"temperature": 0.6})
+                preparation=SimpleNamespace(
+                    generation_config={"temperature": 0.6},
+                    tokenizer=SimpleNamespace(encode=str.split),
+                )
             ),
             model_args=groups[0],
             generating_args=groups[3],

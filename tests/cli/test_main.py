@@ -340,6 +340,30 @@ def test_a_fault_in_the_answer_is_an_exit_code(
     assert model.abandoned == 1
 
 
+@pytest.mark.parametrize("error", [RuntimeError("a\nfault"), OSError(5, "broken", "a file")])
+def test_an_unknown_fault_is_one_line_that_says_where_to_look(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    code, _, err = run("chat", "m", model=FakeChatModel(script=lambda m, o: [error]))
+    written = tmp_path / "quire" / "last_fault.txt"
+    assert code == 1
+    assert err.count("\n") == 1
+    assert type(error).__name__ in err
+    assert f"This is a fault in quire; {written} says where." in err
+    assert "Traceback" in written.read_text()
+    assert written.stat().st_mode & 0o077 == 0
+
+
+def test_a_fault_is_told_where_it_cannot_be_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    code, _, err = run("chat", "m", model=FakeChatModel(script=lambda m, o: [KeyError()]))
+    assert (code, err) == (1, "quire: KeyError. This is a fault in quire.\n")
+
+
 def test_a_model_that_cannot_be_loaded_is_exit_code_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -218,7 +219,8 @@ def run_command(run: Callable[[], int]) -> int:
         return 0
     except OSError as error:
         if not is_of_output(error):
-            raise
+            report_error(told_fault(error))
+            return 1
         end_quietly()
         report_error(f"The output cannot be written: {error.strerror}.")
         return 1
@@ -228,6 +230,24 @@ def run_command(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\n")
         return 130
+    except Exception as error:
+        report_error(told_fault(error))
+        return 1
+
+
+def told_fault(error: Exception) -> str:
+    """A fault of quire's own in one line; where it happened is written to a file that the line names."""
+    line = f"{type(error).__name__}: {error}".rstrip(": ")
+    line = f"{line}{'' if line.endswith('.') else '.'}"
+    try:
+        path = state_folder() / "last_fault.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        with os.fdopen(written, "w", encoding="utf-8", errors="replace") as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError:
+        return f"{line} This is a fault in quire."
+    return f"{line} This is a fault in quire; {path} says where."
 
 
 def _exit_code_of(error: QuireError) -> int:

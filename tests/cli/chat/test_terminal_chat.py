@@ -297,7 +297,10 @@ def test_ctrl_c_at_the_prompt_does_not_leave() -> None:
 
 
 @pytest.mark.parametrize("error", [GenerationError("a\nfault"), RuntimeError("a fault")])
-def test_an_error_is_one_line_and_the_session_lives(error: Exception) -> None:
+def test_an_error_is_one_line_and_the_session_lives(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     calls: list[int] = []
 
     def script(messages: Any, options: Any) -> list[Any]:

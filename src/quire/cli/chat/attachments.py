@@ -1,14 +1,15 @@
-"""Images, videos and sounds that the user of `quire chat` attaches, by a command or by dropping."""
+"""What the user of `quire chat` attaches, by a command or by dropping: media, and files of text."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from quire.cli.chat.files import SHELL_WORD, local_path, unquoted
+from quire.cli.chat.files import SHELL_WORD, is_file, local_path, shell_words, unquoted
+from quire.cli.chat.text_files import TextFile, is_pdf, pdf_pages, read_text_file, split_quoted
 from quire.errors import MediaError
 from quire.media.guard import open_path, scheme_of
 from quire.media.placement import Kind
@@ -23,58 +24,117 @@ SUFFIXES: dict[str, Kind] = {
 }
 """What tells a dropped file's kind; the commands take files of any name."""
 
-_DROPPED = re.compile(rf"""(?<!\S)(?=['"]?(?:/(?!/)|~|file://)){SHELL_WORD}[ \t]*""", re.DOTALL)
+_ENDINGS = re.compile(rf"(?:{'|'.join(map(re.escape, SUFFIXES))})(?=\s|\Z)", re.IGNORECASE)
+_HEIC = (".heic", ".heif")
+_BEGIN = re.compile(r"""(?<!\S)(?=['"]?(?:/(?!/)|~|file://))""", re.IGNORECASE)
+_WORD = re.compile(SHELL_WORD, re.DOTALL)
+_MOST_BLANKS = 50
+"""Endings that are tried of a path that was pasted with its blanks as they are."""
+
+Attachment: TypeAlias = Media | TextFile
 
 
 def read_sources(kind: Kind, argument: str) -> list[Media]:
     """The media that a command names: one path, as it is or quoted, one address, or several.
 
+    The pages of a PDF are images.
+
     Raises:
         MediaError: one of them cannot be attached; then none is.
     """
-    whole = os.path.isfile(os.path.expanduser(argument)) or scheme_of(argument) == "data"
-    words = re.findall(rf"(?<!\S){SHELL_WORD}", argument, re.DOTALL)
-    # What stands between the words can only be a quotation mark without its end, as the apostrophe of
-    # a path that was typed as it is: then the whole is one path.
-    if whole or "".join(argument.split()) != "".join("".join(words).split()):
-        return [Media(kind, _source(argument))]
-    return [Media(kind, _source(unquoted(word))) for word in words]
+    words = [argument] if scheme_of(argument) == "data" else shell_words(argument)
+    media: list[Media] = []
+    for word in words:
+        source = _source(word)
+        if kind == "image" and scheme_of(source) is None and is_pdf(source):
+            media += pdf_pages(Path(source))
+        else:
+            media.append(Media(kind, source))
+    return media
 
 
-def split_dropped(text: str) -> tuple[list[Media], str]:
+def read_files(argument: str) -> list[Attachment]:
+    """Files of any kind: media by their names, texts and PDFs by their content.
+
+    Raises:
+        MediaError: one of them cannot be attached; then none is.
+    """
+    return [_file(word) for word in shell_words(argument)]
+
+
+def _file(name: str) -> Attachment:
+    kind = SUFFIXES.get(Path(name).suffix.lower())
+    if kind is not None:
+        return Media(kind, _source(name))
+    path = local_path(name) if scheme_of(name) in (None, "file") else None
+    if path is None:
+        raise MediaError(f"Cannot attach {name}: files of text are those of this machine.")
+    if Path(path).suffix.lower() in _HEIC:
+        raise MediaError(_no_heic(path))
+    return read_text_file(Path(path))
+
+
+def split_dropped(text: str) -> tuple[list[Attachment], str]:
     """Split a text into the files that were dropped on the terminal, which pastes their paths, and the rest.
 
     A dropped file is a word of its own: an absolute path (also with ~ or file://), quoted or escaped
-    as terminals do it, with the suffix of a medium, and of a file that exists.
+    as terminals do it, or with its blanks as they are, with the suffix of a medium, and of a file that
+    exists. A file of text is one where its path begins the message: elsewhere a path is spoken of.
 
     Raises:
         MediaError: such a file may not be read.
     """
-    media: list[Media] = []
+    files: list[Attachment] = []
     rest, end = "", 0
-    for match in _DROPPED.finditer(text):
-        if medium := _dropped(match[0]):
-            media.append(medium)
-            rest, end = rest + text[end : match.start()], match.end()
-    return (media, (rest + text[end:]).strip()) if media else ([], text)
+    for match in _BEGIN.finditer(text):
+        start = match.start()
+        if start < end:
+            continue
+        found = _dropped_at(text, start, any_file=not (rest + text[end:start]).strip())
+        if found is not None:
+            path, after = found
+            files.append(_file(path))
+            rest, end = rest + text[end:start], after
+    return (files, (rest + text[end:]).strip()) if files else ([], text)
 
 
 def begins_with_dropped(text: str) -> bool:
     """Whether the line begins with a dropped file, whose slash then begins no command."""
-    match = _DROPPED.match(text)
-    return match is not None and _dropped_path(match[0]) is not None
+    return bool(_BEGIN.match(text)) and _dropped_at(text, 0, any_file=True) is not None
 
 
-def _dropped(word: str) -> Media | None:
-    path = _dropped_path(word)
-    return Media(SUFFIXES[Path(path).suffix.lower()], _source(path)) if path else None
+def _dropped_at(text: str, start: int, *, any_file: bool) -> tuple[str, int] | None:
+    """The dropped file whose path begins here, and where the text goes on behind it."""
+    ends = [
+        end.end() for _, end in zip(range(_MOST_BLANKS), _line_endings(text, start), strict=False)
+    ]
+    word = _WORD.match(text, start)
+    spellings = [] if word is None else [(unquoted(word[0]), word.end())]
+    if any_file:  # alone in its line, it needs no suffix
+        line = text.find("\n", start)
+        ends.append(len(text) if line < 0 else line)
+    spellings += [(text[start:end].rstrip(), end) for end in ends]
+    for name, end in spellings:
+        path = local_path(name)
+        if path is None or not os.path.isabs(path) or not is_file(path):
+            continue
+        suffix = Path(path).suffix.lower()
+        if any_file or suffix in SUFFIXES or suffix in _HEIC:
+            blanks = re.compile(r"[ \t]*").match(text, end)
+            return path, blanks.end() if blanks else end
+    return None
 
 
-def _dropped_path(word: str) -> str | None:
-    path = local_path(unquoted(word.rstrip(" \t")))
-    if path is None or Path(path).suffix.lower() not in SUFFIXES:
-        return None
-    return path if os.path.isabs(path) and os.path.isfile(path) else None
+def _line_endings(text: str, start: int) -> Iterator[re.Match[str]]:
+    line = text.find("\n", start)
+    return _ENDINGS.finditer(text, start, len(text) if line < 0 else line)
+
+
+def _no_heic(name: str) -> str:
+    return (
+        f"Cannot attach {Path(name).name}: pictures in HEIC are not read; save it as JPEG or PNG "
+        "(on a Mac: sips -s format jpeg FILE --out FILE.jpg)."
+    )
 
 
 def _source(name: str) -> str:
@@ -89,29 +149,36 @@ def _source(name: str) -> str:
         open_path(path, MediaPolicy()).close()
         path = os.path.abspath(path)
         path.encode()  # raises here, before a request or a saved chat would have to hold it
-        return path
     except UnicodeEncodeError:
         raise MediaError(f"Cannot attach {name}: its name is no valid Unicode.") from None
     except MediaError as error:
         raise MediaError(f"Cannot attach {name}: {error}") from None
+    if Path(path).suffix.lower() in _HEIC:
+        raise MediaError(_no_heic(path))
+    return path
 
 
 # --- messages and what is shown of them -------------------------------------------------------
 
 
-def user_content(attached: Sequence[Media], text: str) -> str | list[dict[str, Any]]:
-    """A user message's content: the attachments before the text, as parts."""
-    if not attached:
+def user_content(attached: Sequence[Attachment], text: str) -> str | list[dict[str, Any]]:
+    """A user message's content: the attachments before the text, media as parts."""
+    media = [one for one in attached if isinstance(one, Media)]
+    files = [one.quoted() for one in attached if isinstance(one, TextFile)]
+    text = "\n\n".join([*files, text])
+    if not media:
         return text
     parts: list[dict[str, Any]] = [
-        {"type": medium.kind, medium.kind: medium.source} for medium in attached
+        {"type": medium.kind, medium.kind: medium.source} for medium in media
     ]
     return [*parts, {"type": "text", "text": text}]
 
 
-def name_of(medium: Media) -> str:
+def name_of(one: Attachment) -> str:
     """A short name: a file's, or what an address says."""
-    source = medium.source
+    if isinstance(one, TextFile):
+        return one.name
+    source = one.source
     if not isinstance(source, (str, os.PathLike)):
         return "data"
     name = os.fsdecode(source)
@@ -121,14 +188,21 @@ def name_of(medium: Media) -> str:
     return "data" if scheme == "data" else name
 
 
-def labels(media: Sequence[Media]) -> str:
-    """Media as the history shows them."""
-    return " ".join(f"[{medium.kind}: {name_of(medium)}]" for medium in media)
+def labels(attached: Sequence[Attachment]) -> str:
+    """Attachments as the history shows them."""
+    return " ".join(
+        f"[file: {one.label()}]" if isinstance(one, TextFile) else f"[{one.kind}: {name_of(one)}]"
+        for one in attached
+    )
 
 
 def shown_text(message: Message) -> str:
-    """A message's text with a label where a medium stands."""
-    texts = [
-        f"{labels([part])} " if isinstance(part, Media) else part.text for part in message.parts
-    ]
-    return "".join(texts).rstrip(" ")
+    """A message's text with a label where a medium, or the text of a file, stands."""
+    shown = ""
+    for part in message.parts:
+        if isinstance(part, Media):
+            shown += f"{labels([part])} "
+            continue
+        files, text = split_quoted(part.text) if message.role == "user" else ([], part.text)
+        shown += f"{labels(files)} {text}" if files else text
+    return shown.rstrip(" ")

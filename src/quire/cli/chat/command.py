@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -37,6 +38,10 @@ class ChatOptions:
         Parameter(name=["--prompt", "-p"], show_default=False, allow_leading_hyphen=True),
     ] = None
     """The prompt, as the word in quotes is: answer it and end."""
+    file: Annotated[
+        tuple[str, ...], Parameter(name=["--file", "-f"], negative=(), show_default=False)
+    ] = ()
+    """A file that goes with the prompt: text, a PDF, a picture, a sound or a video; several times."""
     json: Flag = False
     """Write the answer as one JSON object: its text, thought, calls, end and tokens."""
     schema: Value = None
@@ -71,6 +76,7 @@ def run_chat(words: Sequence[str], options: ChatOptions, make_model: MakeModel) 
 def _answer_once(
     words: Sequence[str], options: ChatOptions, prompt: str | None, make_model: MakeModel
 ) -> int:
+    from quire.cli.chat.attachments import read_files
     from quire.cli.chat.one_answer import Form, write_answer
     from quire.cli.chat.session import Session
 
@@ -84,6 +90,7 @@ def _answer_once(
     if options.tools is not None:
         session.tools = _tools(options)
     form = Form.read(options.json, options.schema, calls=options.tools is not None)
+    session.attached = [one for name in options.file for one in read_files(shlex.quote(name))]
     session.add_user(_read_question(prompt, sys.stdin))
     if start.is_demo and last is None:
         note("No model was named: quire's small demo model answers.")
@@ -163,6 +170,7 @@ def _read_question(prompt: str | None, source: TextIO) -> str:
 def chat_in_terminal(words: Sequence[str], options: ChatOptions, make_model: MakeModel) -> None:
     """Load the model and chat until the user leaves."""
     # A filter draws nothing and asks nobody, so it does not wait for rich and prompt_toolkit.
+    from quire.cli.chat.attachments import read_files
     from quire.cli.chat.colours import chat_console
     from quire.cli.chat.ground import ask_ground
     from quire.cli.chat.loaded_model import LoadedModel
@@ -190,6 +198,8 @@ def chat_in_terminal(words: Sequence[str], options: ChatOptions, make_model: Mak
         )
         chat.session.tools = tools
         greet(console, chat.info, is_demo=loaded.start.is_demo)
+        for name in options.file:
+            chat.attach(read_files(shlex.quote(name)))
         if last is not None:
             chat.take(f"/resume {last}")
         chat.run()

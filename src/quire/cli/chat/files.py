@@ -64,6 +64,14 @@ def path_of(argument: str) -> Path:
     return Path(path)
 
 
+def is_file(path: str) -> bool:
+    """Whether there is a plain file of this name; no name is an error."""
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a zero byte
+        return False
+
+
 def _exists(path: str) -> bool:
     try:
         return os.path.lexists(path)

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from quire.characters import harmless
-from quire.cli.chat.attachments import shown_text, user_content
+from quire.cli.chat.attachments import Attachment, shown_text, user_content
 from quire.cli.chat.files import write_whole
 from quire.errors import ConfigError, MessageError, UnsupportedOptionError
 from quire.messages import (
-    Media,
     Message,
     ToolCall,
     read_conversation,
@@ -57,7 +56,7 @@ class Session:
     """The user's turns that got no answer; /retry sends them again."""
     cut_thought: Turn | None = None
     """The answer to those, stopped in its thought; /continue goes on with it."""
-    attached: list[Media] = field(default_factory=list[Media])
+    attached: list[Attachment] = field(default_factory=list[Attachment])
     """Goes with the user's next message."""
 
     def request(self, *, continues: bool = False) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from quire.arguments import GeneratingArguments, parse_scalar
-from quire.cli.chat.attachments import labels, read_sources
+from quire.cli.chat.attachments import labels, read_files, read_sources
 from quire.cli.chat.files import json_text
 from quire.cli.chat.session import SETTINGS
 from quire.cli.chat.slash_kept import KEPT
 from quire.cli.chat.slash_table import OFF, ON_OR_OFF, Chat, CommandTable, Leave, SlashCommand
+from quire.cli.chat.text_files import TextFile
 from quire.errors import RequestError, nearest
 from quire.media.placement import KINDS, Kind
 from quire.messages import read_tools
@@ -29,6 +30,7 @@ _OTHER_NAMES: Mapping[str, str] = {
     "/new": "/clear",
     "/q": "/exit",
     "/quit": "/exit",
+    "/read": "/file",
     "/regen": "/retry",
     "/regenerate": "/retry",
     "/reset": "/clear",
@@ -84,7 +86,7 @@ def _help_on_all() -> str:
         "",
         "Enter sends; Alt-Enter, or \\ at the line's end, begins a new line. // sends a slash.",
         '""" begins several lines, and """ ends them; Ctrl-X Ctrl-E opens $EDITOR.',
-        "A picture, video or sound dropped on the terminal is attached; in `...` its path is text.",
+        "A file dropped on the terminal is attached; in `...` its path is text.",
         "Ctrl-C stops an answer; Ctrl-D leaves.",
     ]
     return "\n".join(lines)
@@ -115,14 +117,36 @@ def _attaching(kind: Kind) -> Callable[[Chat, str], None]:
     def run(chat: Chat, argument: str) -> None:
         attached = chat.session.attached
         if argument == "off":
-            chat.session.attached = [medium for medium in attached if medium.kind != kind]
+            chat.session.attached = [
+                one for one in attached if isinstance(one, TextFile) or one.kind != kind
+            ]
         elif argument:
             chat.attach(read_sources(kind, argument))
             return
-        left = labels(chat.session.attached)
-        chat.say(f"Attached: {left}." if left else "Nothing is attached.")
+        _say_what_is_attached(chat)
 
     return run
+
+
+def _say_what_is_attached(chat: Chat) -> None:
+    left = labels(chat.session.attached)
+    chat.say(f"Attached: {left}." if left else "Nothing is attached.")
+
+
+@_TABLE.command(
+    "/file",
+    "[PATH ...|off]",
+    "send files with the next message: text, PDF, pictures, sounds",
+    words=OFF,
+    takes_path=True,
+)
+def _file(chat: Chat, argument: str) -> None:
+    if argument and argument != "off":
+        chat.attach(read_files(argument))
+        return
+    if argument:
+        chat.session.attached = []
+    _say_what_is_attached(chat)
 
 
 _PHRASES: dict[Kind, str] = {"image": "an image", "video": "a video", "audio": "a sound"}

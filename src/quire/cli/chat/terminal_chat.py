@@ -13,6 +13,7 @@ from rich.text import Text
 from quire.characters import harmless
 from quire.cli.chat.answer import Answer, AnswerView, receive, show_call
 from quire.cli.chat.attachments import (
+    Attachment,
     begins_with_dropped,
     labels,
     name_of,
@@ -25,9 +26,10 @@ from quire.cli.chat.markdown import MarkdownStream
 from quire.cli.chat.session import Session
 from quire.cli.chat.slash_commands import run_command
 from quire.cli.chat.slash_table import Leave
-from quire.cli.terminal import MARKS, no_echo
+from quire.cli.chat.text_files import TextFile
+from quire.cli.terminal import MARKS, no_echo, told_fault
 from quire.errors import QuireError, RequestError
-from quire.messages import Media, ToolCall, read_message
+from quire.messages import ToolCall, read_message
 
 if TYPE_CHECKING:
     from quire.chat import ChatModel
@@ -106,7 +108,7 @@ class TerminalChat:
             except Exception as error:  # a fault of quire's own must not cost the conversation
                 logger.debug("A fault in the chat", exc_info=True)
                 self.session.take_back()
-                self.complain(f"{type(error).__name__}: {error}. The conversation goes on.")
+                self.complain(f"{told_fault(error)} The conversation goes on.")
             if self.session.taken_back is not taken_back:
                 self._say_what_was_taken_back()
             self._keep()
@@ -137,12 +139,24 @@ class TerminalChat:
             self.session.add_user(text[is_escaped:])
             self.answer()
 
-    def attach(self, media: Sequence[Media], *, waits: bool = True) -> None:
-        """Send media with the user's message, which comes next where it `waits` for it."""
-        self.session.attached += media
-        names = " and ".join(name_of(medium) for medium in media)
-        goes = "it goes" if len(media) == 1 else "they go"
+    def attach(self, attached: Sequence[Attachment], *, waits: bool = True) -> None:
+        """Send files with the user's message, which comes next where it `waits` for them."""
+        self.session.attached += attached
+        names = " and ".join(
+            f"{one.label()}{self._tokens_of(one.text)}"
+            if isinstance(one, TextFile)
+            else name_of(one)
+            for one in attached
+        )
+        goes = "it goes" if len(attached) == 1 else "they go"
         self.say(f"Attached {names}{f'; {goes} with the next message' if waits else ''}.")
+
+    def _tokens_of(self, text: str) -> str:
+        """How many tokens a text has, in words, where the engine says."""
+        engine = self.model.engine
+        if not engine.has_tokens:
+            return ""
+        return f", {len(engine.tokens.preparation.tokenizer.encode(text)):,} tokens"
 
     def ask(self, label: str, text: str = "") -> str:
         """Let the user type something, or change a text."""

@@ -43,6 +43,7 @@ _VALUES_OF_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "against": (FILES,),
     "config": (FILES,),
     "diff": template_names(),
+    "file": (FILES,),
     "json": (FILES,),
     "multi_node": get_args(MultiNode),
     "overwrite": _BOOLEANS,
