@@ -11,6 +11,7 @@ import pytest
 
 from quire.cli.chat import text_files
 from quire.cli.chat.attachments import read_sources, split_dropped
+from quire.cli.chat.saved_markdown import to_markdown
 from quire.cli.chat.session import Session
 from quire.cli.chat.text_files import TextFile, read_text_file, split_quoted, text_of
 from quire.cli.main import main
@@ -183,6 +184,7 @@ def test_the_history_shows_the_name_alone(folder: Path) -> None:
     session = Session()
     session.load(file)
     assert session.title == "[file: code, 1 line] What is it?"
+    assert f"## You\n\n{CODE}\n\nWhat is it?" in to_markdown(session, "m")
 
 
 @pytest.mark.parametrize("command", ["/file", "/image"])

@@ -196,13 +196,15 @@ def labels(attached: Sequence[Attachment]) -> str:
     )
 
 
-def shown_text(message: Message) -> str:
-    """A message's text with a label where a medium, or the text of a file, stands."""
+def shown_text(message: Message, *, whole: bool = False) -> str:
+    """A message's text with a label where a medium stands and, unless it is shown `whole`, a file."""
     shown = ""
     for part in message.parts:
         if isinstance(part, Media):
             shown += f"{labels([part])} "
             continue
-        files, text = split_quoted(part.text) if message.role == "user" else ([], part.text)
+        files, text = (
+            split_quoted(part.text) if message.role == "user" and not whole else ([], part.text)
+        )
         shown += f"{labels(files)} {text}" if files else text
     return shown.rstrip(" ")

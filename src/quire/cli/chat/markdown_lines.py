@@ -170,11 +170,11 @@ class _Renderer:
     def _code(self, token: Token, width: int) -> list[DrawnRow]:
         """Code with nothing around it, so that it can be copied; above it stands what it is called."""
         info = harmless(token.info).strip()
-        rows = self._flow(Text(info, "dim"), width)
+        rows = self._flow(_styled(info, "dim"), width)
         if (
             not info
         ):  # a name of ours, which is no content: code is told from text without colours, too
-            rows = [DrawnRow("", (self._segments(Text("code", "dim")),))]
+            rows = [DrawnRow("", (self._segments(_styled("code", "dim")),))]
         text = self._highlighted(harmless(token.content).rstrip(), info.partition(" ")[0])
         for line in text.split("\n", allow_blank=True):
             whole = self._segments(line.copy())

@@ -22,7 +22,7 @@ def to_markdown(session: Session, model: str) -> str:
         blocks.append(f"## {_heading(message, model)}")
         if message.reasoning:
             blocks.append(_quoted(message.reasoning))
-        if text := shown_text(message).strip():
+        if text := shown_text(message, whole=True).strip():
             blocks.append(text)
         blocks += [_call(call) for call in message.tool_calls]
         if turn.interrupted:

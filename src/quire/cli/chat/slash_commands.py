@@ -24,7 +24,7 @@ _SETTINGS: Mapping[str, str] = {
     for one in sorted(OPTIONS, key=lambda one: one.name)
     if one.name in SETTINGS
 }
-_OTHER_NAMES: Mapping[str, str] = {
+OTHER_NAMES: Mapping[str, str] = {
     "/?": "/help",
     "/bye": "/exit",
     "/new": "/clear",
@@ -48,7 +48,7 @@ def run_command(chat: Chat, line: str) -> None:
     """
     name, _, argument = line.partition(" ")
     name = name.rstrip()
-    command = COMMANDS.get(_OTHER_NAMES.get(name, name))
+    command = COMMANDS.get(OTHER_NAMES.get(name, name))
     if command is None:
         raise RequestError(
             f"No command {name}{nearest(name, COMMANDS)} (/help lists them; begin with // to send a slash)"

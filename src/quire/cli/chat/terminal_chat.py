@@ -71,6 +71,7 @@ class TerminalChat:
         self.session = Session(model.engine.generating_args.explicit())
         self.show_stats = False
         self.answers: list[Answer] = []
+        self._remarks: list[str] = []
         for name, value in (options or {}).items():
             self.session.set(name, value)
 
@@ -112,6 +113,8 @@ class TerminalChat:
             if self.session.taken_back is not taken_back:
                 self._say_what_was_taken_back()
             self._keep()
+            while self._remarks:
+                self.say(self._remarks.pop(0))
 
     def take(self, line: str) -> None:
         """Take what the user typed: a command, or a message to answer.
@@ -217,8 +220,9 @@ class TerminalChat:
                 return
 
     def _keep(self) -> None:
+        """Write what there is; what is to be told of it waits until the answer stands."""
         if self.keeping is not None and (remark := self.keeping.keep(self.session)):
-            self.say(remark)
+            self._remarks.append(remark)
 
     def _stream(self, *, continues: bool) -> Answer:
         view, answer = AnswerView(self.console), Answer()
