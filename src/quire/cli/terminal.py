@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -94,9 +94,18 @@ def read_piped_text(stream: TextIO) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-@contextmanager
-def no_echo() -> Generator[None]:
+def no_echo() -> AbstractContextManager[None]:
     """Keep what is typed meanwhile off the screen; it waits for the next prompt."""
+    return _echo(False)
+
+
+def with_echo() -> AbstractContextManager[None]:
+    """Show what is typed meanwhile, as another program may expect it."""
+    return _echo(True)
+
+
+@contextmanager
+def _echo(wanted: bool) -> Generator[None]:
     try:
         import termios
     except ImportError:  # not a POSIX system
@@ -108,8 +117,8 @@ def no_echo() -> Generator[None]:
     except (OSError, ValueError, termios.error):  # no terminal
         yield
         return
-    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
-    termios.tcsetattr(number, termios.TCSADRAIN, quiet)
+    flags = before[3] | termios.ECHO if wanted else before[3] & ~termios.ECHO
+    termios.tcsetattr(number, termios.TCSADRAIN, [*before[:3], flags, *before[4:]])
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ from quire.cli.chat.files import read_text
 from quire.cli.chat.ground import Ground
 from quire.cli.chat.slash_commands import COMMANDS
 from quire.cli.chat.slash_table import SlashCommand
-from quire.cli.terminal import MARKS, state_folder
+from quire.cli.terminal import MARKS, state_folder, with_echo
 from quire.errors import ConfigError
 
 
@@ -180,7 +180,7 @@ def edit_in(command: str, text: str) -> str:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text + "\n")
-        with subprocess.Popen([*shlex.split(command), name]) as process:
+        with with_echo(), subprocess.Popen([*shlex.split(command), name]) as process:
             code = _wait(process)
         if code:
             raise ConfigError(f"The editor {command!r} ended with {code}; nothing was changed.")

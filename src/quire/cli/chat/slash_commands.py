@@ -136,7 +136,7 @@ def _say_what_is_attached(chat: Chat) -> None:
 @_TABLE.command(
     "/file",
     "[PATH ...|off]",
-    "send files with the next message: text, PDF, pictures, sounds",
+    "send files of any kind with the next message",
     words=OFF,
     takes_path=True,
 )

@@ -88,6 +88,11 @@ class TerminalChat:
 
     def run(self) -> None:
         """Converse until the user leaves."""
+        # What is typed before a prompt is there is shown by the prompt alone.
+        with no_echo():
+            self._converse()
+
+    def _converse(self) -> None:
         while True:
             try:
                 line = self.reader.read(">")
@@ -227,10 +232,8 @@ class TerminalChat:
     def _stream(self, *, continues: bool) -> Answer:
         view, answer = AnswerView(self.console), Answer()
         try:
-            with (
-                no_echo(),
-                closing(self.model.stream(**self.session.request(continues=continues))) as deltas,
-            ):
+            request = self.session.request(continues=continues)
+            with no_echo(), closing(self.model.stream(**request)) as deltas:
                 receive(deltas, view.show, answer=answer)
         except QuireError:
             self.session.take_back()
