@@ -262,6 +262,18 @@ def test_a_pipe_goes_on_with_the_last_conversation(
     assert capsys.readouterr().out.count("\n") == 3
 
 
+def test_settings_of_a_conversation_win_over_its_first_words_and_new_words_over_both(
+    piped: Piped,
+) -> None:
+    piped("m", "-p", "one", "--keep", "seed=3", "min_p=0.1")
+    kept, content = piped.store.load(1)
+    content["settings"] = {"min_p": 0.2, "seed": 4}
+    piped.store.save(kept, content, title="", model="m", words=kept.words)
+    piped("-c", "-p", "two", "seed=5")
+    assert piped.models[1].requests[0]["seed"] == 5
+    assert piped.models[1].requests[0]["min_p"] == 0.2
+
+
 def test_without_a_conversation_there_is_none_to_go_on_with(
     piped: Piped, capsys: pytest.CaptureFixture[str]
 ) -> None:

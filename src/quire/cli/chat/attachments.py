@@ -59,10 +59,15 @@ def read_files(argument: str) -> list[Attachment]:
     Raises:
         MediaError: one of them cannot be attached; then none is.
     """
-    return [_file(word) for word in shell_words(argument)]
+    return [read_file(word) for word in shell_words(argument)]
 
 
-def _file(name: str) -> Attachment:
+def read_file(name: str) -> Attachment:
+    """A file of any kind.
+
+    Raises:
+        MediaError: it cannot be attached.
+    """
     kind = SUFFIXES.get(Path(name).suffix.lower())
     if kind is not None:
         return Media(kind, _source(name))
@@ -93,7 +98,7 @@ def split_dropped(text: str) -> tuple[list[Attachment], str]:
         found = _dropped_at(text, start, any_file=not (rest + text[end:start]).strip())
         if found is not None:
             path, after = found
-            files.append(_file(path))
+            files.append(read_file(path))
             rest, end = rest + text[end:start], after
     return (files, (rest + text[end:]).strip()) if files else ([], text)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -76,10 +75,11 @@ def run_chat(words: Sequence[str], options: ChatOptions, make_model: MakeModel) 
 def _answer_once(
     words: Sequence[str], options: ChatOptions, prompt: str | None, make_model: MakeModel
 ) -> int:
-    from quire.cli.chat.attachments import read_files
+    from quire.cli.chat.attachments import read_file
     from quire.cli.chat.one_answer import Form, write_answer
     from quire.cli.chat.session import Session
 
+    given = read_start(words).options
     words, last = _continued(words, options)
     start = read_start(words)
     session, keeping = Session(), None
@@ -90,12 +90,13 @@ def _answer_once(
     if options.tools is not None:
         session.tools = _tools(options)
     form = Form.read(options.json, options.schema, calls=options.tools is not None)
-    session.attached = [one for name in options.file for one in read_files(shlex.quote(name))]
+    session.attached = [read_file(name) for name in options.file]
     session.add_user(_read_question(prompt, sys.stdin))
     if start.is_demo and last is None:
         note("No model was named: quire's small demo model answers.")
     with make_model(start.arguments) as model:
-        code = write_answer(model, session, sys.stdout, start.options, form)
+        wanted = {**start.options, **session.settings, **given}
+        code = write_answer(model, session, sys.stdout, wanted, form)
     if keeping is not None and (remark := keeping.keep(session)):
         note(remark)
     return code
@@ -170,7 +171,7 @@ def _read_question(prompt: str | None, source: TextIO) -> str:
 def chat_in_terminal(words: Sequence[str], options: ChatOptions, make_model: MakeModel) -> None:
     """Load the model and chat until the user leaves."""
     # A filter draws nothing and asks nobody, so it does not wait for rich and prompt_toolkit.
-    from quire.cli.chat.attachments import read_files
+    from quire.cli.chat.attachments import read_file
     from quire.cli.chat.colours import chat_console
     from quire.cli.chat.ground import ask_ground
     from quire.cli.chat.loaded_model import LoadedModel
@@ -178,6 +179,7 @@ def chat_in_terminal(words: Sequence[str], options: ChatOptions, make_model: Mak
     from quire.cli.chat.terminal_chat import TerminalChat
 
     tools = _tools(options)
+    given = read_start(words).options
     words, last = _continued(words, options)
     ground, typed = ask_ground()
     loaded = LoadedModel(words, make_model)
@@ -196,12 +198,19 @@ def chat_in_terminal(words: Sequence[str], options: ChatOptions, make_model: Mak
             loaded=loaded,
             keeping=keeping,
         )
-        chat.session.tools = tools
         greet(console, chat.info, is_demo=loaded.start.is_demo)
-        for name in options.file:
-            chat.attach(read_files(shlex.quote(name)))
         if last is not None:
             chat.take(f"/resume {last}")
+            for name, value in {
+                **loaded.start.options,
+                **chat.session.settings,
+                **given,
+            }.items():
+                chat.session.set(name, value)
+        if options.tools is not None:
+            chat.session.tools = tools
+        if options.file:
+            chat.attach([read_file(name) for name in options.file])
         chat.run()
 
 

@@ -90,7 +90,10 @@ class TerminalChat:
         """Converse until the user leaves."""
         # What is typed before a prompt is there is shown by the prompt alone.
         with no_echo():
-            self._converse()
+            try:
+                self._converse()
+            finally:
+                _undisturbed(self._keep)
 
     def _converse(self) -> None:
         while True:
@@ -103,23 +106,31 @@ class TerminalChat:
                 return
             taken_back = self.session.taken_back
             try:
-                self.take(line)
+                self._take_or_complain(line)
+                if self.session.taken_back is not taken_back:
+                    self._say_what_was_taken_back()
+                self._keep()
+                while self._remarks:
+                    self.say(self._remarks.pop(0))
             except Leave:
                 return
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # of an impatient person, or while nothing is answered
                 self.session.take_back()
                 self.say("Stopped.")
-            except QuireError as error:
-                self.complain(str(error))
-            except Exception as error:  # a fault of quire's own must not cost the conversation
-                logger.debug("A fault in the chat", exc_info=True)
-                self.session.take_back()
-                self.complain(f"{told_fault(error)} The conversation goes on.")
-            if self.session.taken_back is not taken_back:
-                self._say_what_was_taken_back()
-            self._keep()
-            while self._remarks:
-                self.say(self._remarks.pop(0))
+                if self.session.taken_back is not taken_back:
+                    self._say_what_was_taken_back()
+
+    def _take_or_complain(self, line: str) -> None:
+        try:
+            self.take(line)
+        except Leave:
+            raise
+        except QuireError as error:
+            self.complain(str(error))
+        except Exception as error:  # a fault of quire's own must not cost the conversation
+            logger.debug("A fault in the chat", exc_info=True)
+            self.session.take_back()
+            self.complain(f"{told_fault(error)} The conversation goes on.")
 
     def take(self, line: str) -> None:
         """Take what the user typed: a command, or a message to answer.
