@@ -340,5 +340,5 @@ def test_no_attachment_is_lost_but_with_a_message_that_another_replaces(steps: l
             session.add_answer("" if step == "stopped" else "yes", interrupted=step == "stopped")
         elif step == "retry":
             session.retry()
-        pending = [medium.source for medium in session.attached]
+        pending = [one.source for one in session.attached if isinstance(one, Media)]
         assert held(session.turns + session.taken_back) + pending == kept

@@ -266,9 +266,20 @@ def test_a_question_is_changed_and_asked_again() -> None:
     assert len(chat.session.turns) == 4
 
 
-@pytest.mark.parametrize("key", [KeyboardInterrupt, EOFError])
-def test_a_change_is_given_up(key: type[BaseException]) -> None:
-    chat, _, shown = converse("one", "/edit", key, "/edit question", key)
+def test_a_continuation_that_adds_nothing_says_so() -> None:
+    def script(messages: Any, options: Any) -> list[Any]:
+        return words("" if options.get("continue_final_message") else "all of it")
+
+    chat, _, shown = converse("one", "/continue", script=script)
+    assert "Nothing more came." in shown
+    assert chat.session.answer == "all of it"
+
+
+@pytest.mark.parametrize("key", [KeyboardInterrupt, EOFError, ""])
+def test_a_change_is_given_up(key: Line) -> None:
+    """Also by leaving the text as it is."""
+    same = ["You said: one", "one"] if key == "" else [key, key]
+    chat, _, shown = converse("one", "/edit", same[0], "/edit question", same[1])
     assert shown.count("Nothing was changed.") == 2
     assert [turn.message["content"] for turn in chat.session.turns] == ["one", "You said: one"]
 

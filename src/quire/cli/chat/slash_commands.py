@@ -258,6 +258,8 @@ def _edit(chat: Chat, argument: str) -> None:
     try:
         text = chat.edit(f"{argument or 'answer'}>", before)
     except (KeyboardInterrupt, EOFError):
+        text = before
+    if text == before:
         chat.say("Nothing was changed.")
         return
     if argument:

@@ -229,8 +229,8 @@ class TerminalChat:
             self.answers.append(answer)
             add = self.session.add_continuation if continues else self.session.add_answer
             add(answer.content, answer.reasoning, answer.calls, interrupted=answer.interrupted)
+            self._say_how_it_ended(answer, continues=continues)
             continues = False
-            self._say_how_it_ended(answer)
             if answer.interrupted or not answer.calls or not self._ask_results(answer.calls):
                 self.console.print()
                 return
@@ -253,7 +253,7 @@ class TerminalChat:
             _undisturbed(view.finish)
         return answer
 
-    def _say_how_it_ended(self, answer: Answer) -> None:
+    def _say_how_it_ended(self, answer: Answer, *, continues: bool) -> None:
         if answer.interrupted:
             kept = "your message was taken back" if self.session.taken_back else "what came is kept"
             goes_on = (
@@ -265,7 +265,7 @@ class TerminalChat:
                 "The answer was cut at its longest; /continue goes on, /set max_new_tokens allows more."
             )
         elif not (answer.content or answer.calls):
-            self.say("The answer is empty.")
+            self.say("Nothing more came." if continues else "The answer is empty.")
         if self.show_stats:
             self.say(answer.stats())
 
