@@ -128,12 +128,26 @@ class ScriptedApi:
             yield usage(11, tokens)
             yield b"data: [DONE]\n\n"
 
+    async def _rest(self, begun: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """What follows the beginning of an answer: its thought's end, if it has no text yet."""
+        text = text_of(begun)
+        if not text:
+            yield {"reasoning_content": "four."}
+        yield {"content": " And"}
+        if "Before" in text:
+            await self._held()
+        yield {"content": " on."}
+
     async def _held(self) -> None:
         while not self.hold.is_set():
             await asyncio.sleep(0.01)
 
     async def _deltas(self, body: dict[str, Any], asked: str) -> AsyncIterator[dict[str, Any]]:
         yield {"role": "assistant", "content": ""}
+        if body.get("continue_final_message"):
+            async for delta in self._rest(body["messages"][-1]):
+                yield delta
+            return
         if asked == "endless":
             for number in range(100_000):
                 yield {"content": f"{number} "}
@@ -147,6 +161,9 @@ class ScriptedApi:
                 yield {"reasoning_content": word}
                 await asyncio.sleep(0.02)
             yield {"content": "It is four."}
+        elif asked == "ponder":
+            yield {"reasoning_content": "Two and two are "}
+            await self._held()
         elif asked == "weather":
             for delta in tool_deltas():
                 yield delta
@@ -181,8 +198,8 @@ def tool_deltas() -> Iterator[dict[str, Any]]:
 
 def text_of(message: dict[str, Any]) -> str:
     content = message["content"]
-    if isinstance(content, str):
-        return content
+    if not isinstance(content, list):
+        return content or ""
     return "".join(part.get("text", "") for part in content)
 
 

@@ -325,5 +325,5 @@ async def test_answers_under_way_go_on_in_other_conversations(page: Page, api: S
     await expect(page.locator(".running")).to_have_count(1)
     api.hold.set()
     await expect(page.locator(".running")).to_have_count(0)
-    await page.locator("#sidebar").get_by_role("button", name="held", exact=True).click()
+    await page.locator("#sidebar").get_by_role("link", name="held", exact=True).click()
     await expect(answers(page).locator(".prose").last).to_have_text("Before. After.")

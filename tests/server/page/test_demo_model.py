@@ -36,6 +36,26 @@ async def test_a_conversation_with_the_demo_model(browser: Browser, served: Serv
     assert complaints == []
 
 
+async def test_an_answer_that_was_cut_goes_on(browser: Browser, served: Served) -> None:
+    complaints: list[str] = []
+    async with opened(browser, served.url, complaints) as page:
+        await page.keyboard.press("Alt+KeyS")
+        await page.get_by_label("Temperature").fill("0")
+        await page.get_by_label("Most tokens").fill("6")
+        await page.keyboard.press("Escape")
+        await ask(page, "Hello! Who are you?")
+        begun = await answers(page).locator(".prose").last.inner_text()
+        for _ in range(2):
+            await page.get_by_role("button", name="Continue", exact=True).click()
+            await settled(page)
+        whole = await answers(page).locator(".prose").last.inner_text()
+        await expect(page.locator(".pace")).to_contain_text(" 18 tokens ")
+        await expect(page.locator(".problem")).to_have_count(0)
+        assert whole.startswith(begun)
+        assert len(whole) > len(begun)
+    assert complaints == []
+
+
 async def test_the_servers_own_errors_are_told(browser: Browser, served: Served) -> None:
     complaints: list[str] = []
     async with opened(browser, served.url, complaints) as page:

@@ -9,19 +9,45 @@ export const ENDINGS = Object.freeze({
 });
 
 export function newAnswer(model) {
-  const times = { start: Date.now(), first: null, end: null };
   return {
     role: "assistant",
     reasoning: "",
     calls: [],
     model,
-    finish: null,
-    error: null,
-    usage: null,
-    times,
+    edited: false,
+    rounds: 0,
+    earlier: null,
     thought: null,
-    pieces: 0,
+    ...newRound(),
   };
+}
+
+/** What is counted anew each time that an answer goes on. */
+function newRound() {
+  const times = { start: Date.now(), first: null, latest: null, end: null };
+  return { finish: null, error: null, usage: null, times, pieces: 0 };
+}
+
+/** An answer as the user has changed it, which is complete until it goes on. */
+export function editedAnswer(node, text) {
+  const { role, reasoning, model, thought = null } = node;
+  const written = { ...newAnswer(model), role, reasoning, thought, text };
+  return { ...written, edited: true, finish: "stop", times: null };
+}
+
+/** Whether the model can go on with an answer: it was cut, stopped or edited, and ends in words. */
+export function canGoOn(node) {
+  if (node?.role !== "assistant" || node.calls.length || !(node.text || node.reasoning))
+    return false;
+  const { finish, edited } = node;
+  return finish in ENDINGS || finish === "error" || (finish === "stop" && edited);
+}
+
+/** Have an answer go on where it ended: what comes is added to it. */
+export function reopen(node) {
+  const earlier = pace(node);
+  Object.assign(node, newRound(), { earlier, rounds: (node.rounds ?? 0) + 1, edited: false });
+  node.revision += 1;
 }
 
 /** Add a chunk to an answer. */
@@ -33,7 +59,8 @@ export function takeChunk(node, chunk) {
   if (!choice) return;
   const { content, reasoning_content: reasoning, tool_calls: calls } = choice.delta ?? {};
   if (content || reasoning || calls?.length) {
-    node.times.first ??= Date.now();
+    node.times.latest = Date.now();
+    node.times.first ??= node.times.latest;
     node.pieces += 1;
   }
   if (reasoning) node.reasoning += reasoning;
@@ -65,19 +92,24 @@ export function endAnswer(node, error = null) {
   } else node.finish ??= "stop";
 }
 
-/** {tokens, rate, seconds, exact} of an answer; null before its first token.
+/** {tokens, rate, seconds, exact, decoding, rounds} of an answer; null before its first token.
  *
- * The rate is that of decoding: the time to the first token is not in it. Without the server's
- * count (a stopped answer, or one in flight) each chunk counts as a token.
+ * The rate is that of decoding: the time to the first token is not in it, each time that the answer
+ * went on. Without the server's count (a stopped answer, or one in flight) each chunk counts as a
+ * token.
  */
 export function pace(node, now = Date.now()) {
-  const { start, first, end } = node.times ?? {};
-  if (!first) return null;
+  const { start, first, latest = null, end } = node.times ?? {};
+  const before = node.earlier ?? { tokens: 0, seconds: 0, decoding: 0, rounds: 0, exact: true };
+  if (!first) return node.earlier ?? null;
   const exact = Number.isFinite(node.usage?.completion);
-  const tokens = exact ? node.usage.completion : node.pieces;
-  const seconds = ((end ?? now) - start) / 1000;
-  const decoding = ((end ?? now) - first) / 1000;
+  const until = end ?? (node.finish === null ? now : (latest ?? now));
+  const tokens = before.tokens + (exact ? node.usage.completion : node.pieces);
+  const seconds = before.seconds + (until - start) / 1000;
+  const decoding = before.decoding + (until - first) / 1000;
+  const rounds = before.rounds + 1;
+  const decoded = tokens - rounds;
   const rate =
-    tokens > 1 && decoding > 0.02 ? (tokens - 1) / decoding : tokens / Math.max(seconds, 0.001);
-  return { tokens, rate, seconds, exact };
+    decoded > 0 && decoding > 0.02 ? decoded / decoding : tokens / Math.max(seconds, 0.001);
+  return { tokens, rate, seconds, exact: exact && before.exact, decoding, rounds };
 }

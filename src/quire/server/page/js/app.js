@@ -1,4 +1,5 @@
 // The page's entry point: makes all parts and connects them.
+import { Addresses } from "./address.js";
 import { Api } from "./api.js";
 import { iconButton } from "./dom.js";
 import { listen, shortcuts } from "./keys.js";
@@ -26,6 +27,10 @@ async function start() {
   new Sidebar(session, at("sidebar"), sidebar.choose);
   new Header(session, at("title"), at("model"));
   acceptDrops(composer);
+  at("skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address stays that of the conversation
+    composer.focus();
+  });
   session.addEventListener("problem", ({ detail }) => notify(detail));
   session.addEventListener("settings", () => showTheme(session.settings.theme));
   session.addEventListener("opened", () => narrow.matches || composer.focus());
@@ -35,6 +40,9 @@ async function start() {
   fillBars(session, sidebar, table);
   composer.focus();
   await session.load();
+  thread.draw();
+  new Addresses(session, { notify, reveal: (node) => thread.reveal(node) });
+  session.tidy();
   await loadModels(session);
   if (!session.path.length) thread.draw();
 }
@@ -73,6 +81,7 @@ function actions(session, thread, composer, sidebar) {
     above: whenFree(() => session.step(-1)),
     below: whenFree(() => session.step(1)),
     retry: whenFree(() => retryLast(session)),
+    goOn: whenFree(() => session.goOn()),
     sidebar: whenFree(() => sidebar.toggle()),
     settings: whenFree(() => openSettings(session)),
     theme: () => switchTheme(session),
@@ -111,7 +120,7 @@ function sidebarSwitch(session) {
     isOpen = open;
     if (!narrow.matches) session.set({ sidebar: open });
     draw();
-    if (open && narrow.matches) at("sidebar").querySelector("button").focus();
+    if (open && narrow.matches) at("sidebar").querySelector("a, button").focus();
   };
   const close = () => turn(false);
   narrow.addEventListener("change", () => {

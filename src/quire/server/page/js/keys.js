@@ -17,6 +17,7 @@ export function shortcuts(actions) {
     { code: "ArrowUp", shown: ["Alt", "↑"], does: "Conversation above", act: actions.above },
     { code: "ArrowDown", shown: ["Alt", "↓"], does: "Conversation below", act: actions.below },
     { code: "KeyR", shown: ["Alt", "R"], does: "Answer again", act: actions.retry },
+    { code: "KeyC", shown: ["Alt", "C"], does: "Go on with the answer", act: actions.goOn },
     {
       code: "KeyB",
       shown: ["Alt", "B"],
@@ -29,10 +30,23 @@ export function shortcuts(actions) {
   ];
 }
 
+const touched = matchMedia("(pointer: coarse)");
+
+/** Whether the keyboard is most likely one on glass, which has no Shift+Enter: there, Enter is a new line. */
+export function isTouched() {
+  return touched.matches;
+}
+
+/** Whether a key belongs to a word that an input method is composing. Safari tells of the key that
+ * ends it when all is over, by the code 229 alone. */
+export function isComposing(event) {
+  return event.isComposing || event.keyCode === 229;
+}
+
 /** Listen for the shortcuts on the whole page. */
 export function listen(table) {
   document.addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.isComposing) return;
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || isComposing(event)) return;
     const shortcut = table.find((each) => each.act && fits(each, event));
     if (shortcut && shortcut.act() !== false) event.preventDefault();
   });

@@ -2,13 +2,16 @@
 import { toDataUrl } from "./files.js";
 import { answered } from "./tree.js";
 
-/** The body of /v1/chat/completions. `blobOf(id)` resolves to a stored file, or to null. */
-export async function chatBody(path, system, settings, blobOf) {
+/** The body of /v1/chat/completions. `blobOf(id)` resolves to a stored file, or to null; `begun` is
+ * an answer after the path that is to go on. */
+export async function chatBody(path, system, settings, blobOf, begun = null) {
   const messages = system.trim() ? [{ role: "system", content: system }] : [];
   for (const node of answered(path)) {
     if (!isEmpty(node)) messages.push(await message(node, blobOf));
   }
+  if (begun) messages.push(answer(begun));
   const body = { messages, stream: true, stream_options: { include_usage: true } };
+  if (begun) body.continue_final_message = true;
   if (settings.model) body.model = settings.model;
   for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
     if (settings[name] !== null) body[name] = settings[name];

@@ -1,5 +1,5 @@
 // The page's state and actions, without its view: conversations, and answers in flight.
-import { endAnswer, newAnswer, takeChunk } from "./answer.js";
+import { canGoOn, editedAnswer, endAnswer, newAnswer, reopen, takeChunk } from "./answer.js";
 import { Drafts } from "./drafts.js";
 import { describe } from "./files.js";
 import { chatBody } from "./request.js";
@@ -13,8 +13,10 @@ const UNUSED = 86_400_000; // ms that a file is kept that was attached and never
 const SAVE_FIRST = 100; // ms after which an answer is first saved, so that little of a short one is lost
 const SAVE_EVERY = 1000; // ms, while an answer comes
 
-/** Events: `list` (conversations), `opened` (another one), `thread` (the current one's messages), `progress` (detail: the
- * node that grew), `settled` (detail: an answer that ended), `settings`, `store` (it fails, or works again), `problem` (detail: text). */
+/** Events: `list` (conversations), `opened` (another one), `thread` (the current one's messages),
+ * `asked` (an answer to the current one begins), `progress` (detail: the node that grew), `settled`
+ * (detail: an answer that ended), `settings`, `store` (it fails, or works again), `problem`
+ * (detail: text). */
 export class Session extends EventTarget {
   #running = new Map(); // conversation id -> {controller, node}: answers that this tab writes
   #watched = new Set(); // ids of answers that other tabs write, or wrote when they were closed
@@ -24,7 +26,7 @@ export class Session extends EventTarget {
 
   constructor(api, store, settings) {
     super();
-    Object.assign(this, { api, store, settings, conversations: [], models: [] });
+    Object.assign(this, { api, store, settings, conversations: [], models: [], isLoaded: false });
     this.drafts = new Drafts((text) => this.#tell("problem", text));
     this.tabs = new Tabs((id) => this.#runOf(id) !== undefined);
     this.tabs.addEventListener("saved", ({ detail }) => this.#takeSaved(detail.id));
@@ -39,8 +41,13 @@ export class Session extends EventTarget {
     const kept = (await this.#try(this.store.conversations())) ?? [];
     const known = new Set(this.conversations.map(({ id }) => id)); // one may have begun meanwhile
     this.conversations = [...this.conversations, ...kept.filter(({ id }) => !known.has(id))];
+    this.isLoaded = true;
     this.#tell("list");
     for (const conversation of this.conversations) this.#watch(conversation);
+  }
+
+  /** Delete files that were attached and never sent. */
+  async tidy() {
     const used = new Set(this.conversations.flatMap((each) => [...fileIds(each)]));
     for (const id of this.drafts.fileIds()) used.add(id);
     await this.#try(this.store.prune(used, Date.now() - UNUSED));
@@ -70,9 +77,16 @@ export class Session extends EventTarget {
     this.#show(tree.newConversation(this.settings.system));
   }
 
+  /** Returns whether there is such a conversation. */
   open(id) {
     const found = this.conversations.find((conversation) => conversation.id === id);
     if (found && found !== this.current) this.#show(found);
+    return found !== undefined;
+  }
+
+  /** Whether the current conversation has a message, and so an id to find it by. */
+  get isBegun() {
+    return this.conversations.includes(this.current);
   }
 
   /** Open the conversation `step` further down the list. */
@@ -92,7 +106,7 @@ export class Session extends EventTarget {
   setSystem(text) {
     this.current.system = text;
     this.current.changed = { ...this.current.changed, system: Date.now() };
-    if (this.conversations.includes(this.current)) this.#keep(this.current);
+    if (this.isBegun) this.#keep(this.current);
   }
 
   async remove(conversation) {
@@ -181,6 +195,25 @@ export class Session extends EventTarget {
     if (!this.isRunning) await this.#answer(this.current, node.parent);
   }
 
+  /** Have the last answer go on where it was cut, stopped or edited. */
+  async goOn() {
+    const node = this.path.at(-1);
+    if (this.isRunning || !canGoOn(node)) return;
+    reopen(node);
+    await this.#write(this.current, node);
+  }
+
+  /** Put the user's version of an answer beside it; if `goesOn`, the model writes on from there. */
+  async editAnswer(node, text, goesOn) {
+    if (this.isRunning) return;
+    tree.addNode(this.current, node.parent, editedAnswer(node, text));
+    if (goesOn) await this.goOn();
+    else {
+      this.#raise(this.current);
+      this.#tell("thread");
+    }
+  }
+
   /** Add the results of the last answer's calls: {call id: text}. */
   async giveResults(results) {
     if (this.isRunning) return;
@@ -202,10 +235,21 @@ export class Session extends EventTarget {
     this.#tell("thread");
   }
 
+  /** Show the versions among which a message is; returns it, or null if it is not there. */
+  showMessage(id) {
+    const node = tree.find(this.current, id);
+    if (!node || this.path.includes(node)) return node;
+    tree.choose(this.current, node);
+    this.#keep(this.current);
+    this.#tell("thread");
+    return node;
+  }
+
   stop(conversation = this.current) {
     const run = this.#running.get(conversation.id);
     if (run) run.controller.abort();
-    else for (const { id } of conversation.nodes.filter(tree.isOpen)) this.tabs.tell("stop", { id });
+    else
+      for (const { id } of conversation.nodes.filter(tree.isOpen)) this.tabs.tell("stop", { id });
   }
 
   async #ask(conversation, parent, fields) {
@@ -217,11 +261,19 @@ export class Session extends EventTarget {
   // --- answers
 
   async #answer(conversation, parent) {
-    const controller = new AbortController();
     const node = tree.addNode(conversation, parent, newAnswer(this.settings.model));
+    await this.#write(conversation, node);
+  }
+
+  /** Fill an answer with what the model writes, or add that to what it holds. */
+  async #write(conversation, node) {
+    const controller = new AbortController();
     this.#running.set(conversation.id, { controller, node });
     this.#raise(conversation);
-    if (conversation === this.current) this.#tell("thread");
+    if (conversation === this.current) {
+      this.#tell("thread");
+      this.#tell("asked");
+    }
     let error = null;
     try {
       await this.#stream(conversation, node, controller.signal);
@@ -240,9 +292,9 @@ export class Session extends EventTarget {
 
   async #stream(conversation, node, signal) {
     const path = tree.pathTo(conversation, node.parent);
-    const body = await chatBody(path, conversation.system, this.settings, (id) =>
-      this.store.file(id),
-    );
+    const fileOf = (id) => this.store.file(id);
+    const begun = node.rounds ? node : null;
+    const body = await chatBody(path, conversation.system, this.settings, fileOf, begun);
     signal.throwIfAborted();
     let nextSave = Date.now() + SAVE_FIRST;
     for await (const chunk of this.api.chat(body, signal)) {

@@ -46,7 +46,7 @@ const ROLES = ["user", "assistant", "tool"];
 const text = (value) => (typeof value === "string" ? value : "");
 const objects = (value) =>
   Array.isArray(value) ? value.filter((each) => each !== null && typeof each === "object") : [];
-const number = (value) => (Number.isFinite(value) ? value : Date.now());
+const number = (value, other = Date.now()) => (Number.isFinite(value) ? value : other);
 
 /** A conversation with only known fields of the right types. */
 function checked(given, renamed) {
@@ -102,16 +102,34 @@ function checkedAnswer(node) {
     name: text(call.name),
     arguments: text(call.arguments),
   }));
-  const { usage = null, times = null } = node;
   const finish = text(node.finish) || "stop";
   const error = node.error ? { message: text(node.error.message) } : null;
   return {
     reasoning: text(node.reasoning),
     calls,
     model: text(node.model),
+    edited: node.edited === true,
+    thought: number(node.thought, null),
     finish,
     error,
-    usage,
-    times,
+    usage: numbers(node.usage, ["prompt", "completion"]),
+    times: numbers(node.times, ["start", "first", "latest", "end"]),
+    pieces: number(node.pieces, 0),
+    rounds: number(node.rounds, 0),
+    earlier: checkedPace(node.earlier),
   };
+}
+
+/** The numbers of these names; null unless there is a first one. */
+function numbers(value, names) {
+  if (!Number.isFinite(value?.[names[0]])) return null;
+  return Object.fromEntries(names.map((name) => [name, number(value[name], null)]));
+}
+
+function checkedPace(value) {
+  const names = ["tokens", "rate", "seconds", "decoding", "rounds"];
+  const told = numbers(value, names);
+  return told && names.every((name) => told[name] !== null)
+    ? { ...told, exact: value.exact === true }
+    : null;
 }

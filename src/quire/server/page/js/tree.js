@@ -3,7 +3,8 @@
 // {id, title, named, created, updated, system, nodes: [node], chosen: {parent or "": child},
 //  changed: {title, system: when the user wrote it}}
 // node: {id, parent, role: user | assistant | tool, text, files, created, revision} and, of the
-// assistant, {reasoning, calls, model, finish, error, usage, times}; of a tool, {callId, name}.
+// assistant, {reasoning, calls, model, edited, finish, error, usage, times, pieces, rounds: how often
+// it went on, earlier: the pace before that}; of a tool, {callId, name}.
 
 const TITLE_LENGTH = 60;
 
@@ -98,6 +99,12 @@ export function switchBranch(conversation, node, step) {
   return other;
 }
 
+/** Show a message, by the versions that lead to it. */
+export function choose(conversation, node) {
+  for (const each of pathTo(conversation, node.id))
+    conversation.chosen[each.parent ?? ""] = each.id;
+}
+
 /** An order of conversations. */
 export function latestFirst(one, other) {
   return other.updated - one.updated;
@@ -157,12 +164,15 @@ export function absorb(conversation, other) {
   return absorbNames(conversation, other) || changed;
 }
 
+const ROUND = 1e9; // more than the pieces of an answer
+
 /** How far a copy of a node has come: the tab that writes an answer is ahead of all others. */
-function reach({ role, finish, times, pieces = 0 }) {
+function reach({ role, finish, times, pieces = 0, rounds = 0 }) {
   if (role !== "assistant") return 0;
-  if (finish === null) return pieces;
-  if (finish === "cut") return pieces + 0.25; // said by a tab that only watches
-  return times?.end === null ? pieces + 0.5 : Infinity;
+  const before = rounds * ROUND;
+  if (finish === null) return before + pieces;
+  if (finish === "cut") return before + pieces + 0.25; // said by a tab that only watches
+  return before + (times?.end === null ? pieces + 0.5 : ROUND / 2);
 }
 
 function absorbNames(conversation, other) {

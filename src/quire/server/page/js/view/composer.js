@@ -1,10 +1,8 @@
 // The message field and its attached files.
 import { h, icon, iconButton } from "../dom.js";
 import { ACCEPTED } from "../files.js";
+import { isComposing, isTouched } from "../keys.js";
 import { fileChip } from "./media.js";
-
-// Touch keyboards have no Shift+Enter: there, Enter is a new line.
-const touched = matchMedia("(pointer: coarse)");
 
 export class Composer {
   #files = [];
@@ -92,7 +90,8 @@ export class Composer {
   }
 
   #key(event) {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !touched.matches) {
+    if (isComposing(event)) return; // its keys are the input method's
+    if (event.key === "Enter" && !event.shiftKey && !isTouched()) {
       event.preventDefault();
       if (!this.session.isRunning) this.#send();
     } else if (event.key === "ArrowUp" && !event.altKey && this.#isEmpty) {

@@ -1,20 +1,18 @@
 // Edits a message within the thread.
 import { h } from "../dom.js";
+import { isComposing, isTouched } from "../keys.js";
 import { fileChip } from "./media.js";
 
-/** `draft`: {text, files} to begin with; `keep(draft)` takes each change, `done(draft)` makes the
- * branch, and `cancel()` changes nothing. */
+/** `draft`: {text, files} to begin with; `keep(draft)` takes each change, `done(draft, goesOn)` makes
+ * the branch, which the model writes on if `goesOn`, and `cancel()` changes nothing. */
 export function editorView(node, draft, store, { keep, done, cancel }) {
+  const isAnswer = node.role === "assistant";
+  const label = isAnswer ? "Edit the answer" : "Edit the message";
   let { files } = draft;
-  const field = h("textarea", {
-    value: draft.text,
-    rows: 2,
-    dir: "auto",
-    "aria-label": "Edit the message",
-  });
+  const field = h("textarea", { value: draft.text, rows: 2, dir: "auto", "aria-label": label });
   const chips = h("ul", { class: "chips", "aria-label": "Attached files" });
   const written = () => ({ text: field.value, files });
-  const save = () => (field.value.trim() || files.length) && done(written());
+  const save = (goesOn) => (field.value.trim() || files.length) && done(written(), goesOn);
   const showChips = () => {
     chips.replaceChildren(...files.map((file) => fileChip(file, store, () => remove(file))));
   };
@@ -25,21 +23,24 @@ export function editorView(node, draft, store, { keep, done, cancel }) {
   };
   field.addEventListener("input", () => keep(written()));
   field.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) save();
-    else if (event.key === "Escape") cancel();
+    if (isDone(event, isAnswer)) save(true);
+    else if (event.key === "Escape" && !isComposing(event)) cancel();
     else return;
     event.preventDefault();
     event.stopPropagation();
   });
   showChips();
+  const button = (text, onclick, more = "") =>
+    h("button", { type: "button", class: `button ${more}`, onclick }, text);
   const buttons = [
-    h("button", { type: "button", class: "button", onclick: cancel }, "Cancel"),
-    h("button", { type: "button", class: "button main", onclick: save }, "Send"),
+    button("Cancel", cancel),
+    isAnswer ? button("Save", () => save(false)) : null,
+    button(isAnswer ? "Save and continue" : "Send", () => save(true), "main"),
   ];
   const note = h("span", { class: "note" }, "The old version stays beside the new one.");
   const element = h("article", {
     class: "message editor",
-    "aria-label": "Edit the message",
+    "aria-label": label,
     data: { id: node.id },
   });
   element.append(chips, field, h("div", { class: "row" }, note, buttons));
@@ -47,4 +48,10 @@ export function editorView(node, draft, store, { keep, done, cancel }) {
     element,
     focus: () => (field.focus(), field.setSelectionRange(field.value.length, field.value.length)),
   };
+}
+
+/** Whether a key ends the edit: Enter, but in an answer, which has many lines, only with Ctrl. */
+function isDone(event, isAnswer) {
+  if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return false;
+  return event.ctrlKey || event.metaKey || !(isAnswer || isTouched());
 }

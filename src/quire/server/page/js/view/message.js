@@ -1,5 +1,6 @@
 // One message of the thread.
-import { ENDINGS, pace } from "../answer.js";
+import { ENDINGS, canGoOn, pace } from "../answer.js";
+import { addressOf } from "../address.js";
 import { h, icon, iconButton, show } from "../dom.js";
 import { isUnanswered } from "../tree.js";
 import { Prose, copyButton } from "./prose.js";
@@ -7,7 +8,7 @@ import { shownFile } from "./media.js";
 
 const LINE = 72; // characters
 
-/** The view of a message. `context`: {session, index, count, growing, editor(node)}. */
+/** The view of a message. `context`: {session, index, count, growing, last, edit(node)}. */
 export function messageView(node, context) {
   if (node.role === "assistant") return new AnswerView(node, context);
   const element = node.role === "tool" ? resultBlock(node) : question(node, context);
@@ -23,6 +24,7 @@ function question(node, { session, index, count, edit }) {
   actions.append(
     quietIcon("edit", "Edit", () => edit(node)),
     copyButton(() => node.text),
+    linkTo(node, session),
   );
   return h(
     "article",
@@ -39,6 +41,13 @@ export function quietIcon(shape, label, onclick) {
     icon(shape),
     h("span", {}, label),
   );
+}
+
+/** A link to a message, to be opened in another tab, copied or kept as a bookmark. */
+function linkTo(node, session) {
+  const label = "Link to this message";
+  const href = addressOf(session.current, node);
+  return h("a", { class: "quiet-button", href, title: label, "aria-label": label }, icon("link"));
 }
 
 function branches(node, session, index, count) {
@@ -146,15 +155,23 @@ class AnswerView {
   #ending() {
     const { finish, error } = this.node;
     const why = error ? problem(error) : ENDINGS[finish] ? note(ENDINGS[finish]) : null;
+    const edited = this.node.edited ? note("Edited by you.") : null;
     const left = isUnanswered(this.node) ? note("Later questions go without this one.") : null;
-    return [why, left].filter((each) => each !== null);
+    return [why, edited, left].filter((each) => each !== null);
   }
 
   #actions() {
-    const { session, index, count } = this.context;
-    const again = quietIcon("retry", "Retry", () => session.retry(this.node));
-    const copy = this.node.text ? copyButton(() => this.node.text) : null;
-    const all = [branches(this.node, session, index, count), copy, again, ...paceText(this.node)];
+    const { node } = this;
+    const { session, index, count, last, edit } = this.context;
+    const all = [
+      branches(node, session, index, count),
+      last && canGoOn(node) ? quietIcon("forward", "Continue", () => session.goOn()) : null,
+      node.text ? copyButton(() => node.text) : null,
+      quietIcon("retry", "Retry", () => session.retry(node)),
+      node.text && !node.calls.length ? quietIcon("edit", "Edit", () => edit(node)) : null,
+      linkTo(node, session),
+      ...paceText(node),
+    ];
     return all.filter((each) => each !== null);
   }
 }

@@ -1,4 +1,5 @@
 // The list of conversations.
+import { addressOf, blankAddress } from "../address.js";
 import { arrange, h, icon, iconButton } from "../dom.js";
 import { confirmed, written } from "./dialogs.js";
 
@@ -20,13 +21,15 @@ export class Sidebar {
       this.#query = this.search.value.trim().toLowerCase();
       this.draw();
     });
-    const create = () => {
+    const create = (event) => {
+      if (isElsewhere(event)) return;
+      event.preventDefault();
       session.create();
       close();
     };
     const button = h(
-      "button",
-      { type: "button", class: "new", onclick: create },
+      "a",
+      { class: "new", href: blankAddress(), onclick: create },
       icon("plus"),
       h("span", {}, "New conversation"),
     );
@@ -62,17 +65,13 @@ export class Sidebar {
   #item(conversation) {
     const { session } = this;
     const title = conversation.title || "Untitled";
-    const open = () => {
-      session.open(conversation.id);
-      this.close();
-    };
-    const current = conversation === session.current ? "true" : null;
-    const name = h("button", {
-      type: "button",
+    const current = conversation === session.current ? "page" : null;
+    const name = h("a", {
       class: "title",
+      href: addressOf(conversation),
       "aria-current": current,
       title,
-      onclick: open,
+      onclick: (event) => isElsewhere(event) || this.close(),
     });
     name.append(h("span", { dir: "auto" }, title));
     if (session.runs(conversation))
@@ -99,6 +98,11 @@ export class Sidebar {
     );
     if (sure) await this.session.remove(conversation);
   }
+}
+
+/** Whether a click opens its link in another tab or window. */
+function isElsewhere({ ctrlKey, metaKey, shiftKey }) {
+  return ctrlKey || metaKey || shiftKey;
 }
 
 function groupOf({ updated }) {

@@ -26,6 +26,7 @@ export class Thread {
     jump.addEventListener("click", () => this.follow("smooth"));
     for (const event of ["thread", "store"]) session.addEventListener(event, () => this.draw());
     session.addEventListener("progress", ({ detail }) => this.#grow(detail));
+    session.addEventListener("asked", () => this.follow());
     session.addEventListener("settled", ({ detail }) => announce(spoken(detail)));
     this.draw();
   }
@@ -35,21 +36,33 @@ export class Thread {
     const changed = this.conversation !== session.current;
     if (changed) this.#reset(session.current);
     const path = session.path;
-    const shown = path.map((node) => this.#viewOf(node).element);
-    if (!path.length) shown.push(welcome(session));
+    const last = path.at(-1);
+    const shown = path.map((node) => this.#viewOf(node, node === last).element);
+    if (!path.length && session.isLoaded) shown.push(welcome(session));
     const form = this.#resultsForm(path);
     arrange(this.list, form ? [...shown, form] : shown);
     this.list.classList.toggle("empty", !path.length);
     if (changed || this.#following) this.follow();
   }
 
-  /** Edit a message of the user, by default the last. */
+  /** Edit a message, by default the user's last. */
   edit(node = this.session.path.findLast(({ role }) => role === "user")) {
     if (!node || this.session.isRunning) return;
     const { drafts } = this.session;
     if (!drafts.has(editKey(node))) drafts.set(editKey(node), node);
     this.draw();
     this.#views.get(node.id).view.focus();
+  }
+
+  /** Bring a shown message into view, and mark it for a moment. */
+  reveal(node) {
+    const { element } = this.#views.get(node.id).view;
+    this.#following = false;
+    element.tabIndex = -1; // who listens goes on from here
+    element.focus({ preventScroll: true });
+    element.scrollIntoView({ block: "start" });
+    element.classList.remove("revealed");
+    requestAnimationFrame(() => element.classList.add("revealed"));
   }
 
   /** Scroll to the end, and follow new text. */
@@ -66,7 +79,7 @@ export class Thread {
   }
 
   /** A message's view, made again if its state has changed. */
-  #viewOf(node) {
+  #viewOf(node, last) {
     const { session } = this;
     const all = siblings(session.current, node);
     const context = {
@@ -74,10 +87,12 @@ export class Thread {
       index: all.indexOf(node),
       count: all.length,
       growing: session.isGrowing(node),
+      last,
     };
     context.edit = (edited) => this.edit(edited);
     const editing = session.drafts.has(editKey(node));
-    const state = [node.revision, context.index, context.count, context.growing, editing].join();
+    const { index, count, growing } = context;
+    const state = [node.revision, index, count, growing, last, editing].join();
     const known = this.#views.get(node.id);
     if (known?.state === state) return known.view;
     const view = editing
@@ -93,10 +108,11 @@ export class Thread {
     const key = editKey(node);
     return editorView(node, drafts.get(key), store, {
       keep: (draft) => drafts.set(key, draft),
-      done: ({ text, files }) => {
+      done: ({ text, files }, goesOn) => {
         if (session.isRunning) return; // it stays open until it can be sent
         drafts.delete(key);
-        session.edit(node, text, files);
+        if (node.role === "assistant") session.editAnswer(node, text, goesOn);
+        else session.edit(node, text, files);
       },
       cancel: () => {
         drafts.delete(key);
