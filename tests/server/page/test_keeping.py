@@ -195,7 +195,7 @@ async def test_a_wrong_file_is_refused(
     file.write_text(content)
     await page.keyboard.press("Alt+KeyS")
     await page.get_by_label("File to import").set_input_files(file)
-    await expect(page.locator("#notices")).to_contain_text("holds no conversations")
+    await expect(page.get_by_role("dialog")).to_contain_text("holds no conversations")
 
 
 async def test_a_hostile_file_does_no_harm(page: Page, api: ScriptedApi, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ async def test_a_hostile_file_does_no_harm(page: Page, api: ScriptedApi, tmp_pat
     file.write_text(json.dumps(content))
     await page.keyboard.press("Alt+KeyS")
     await page.get_by_label("File to import").set_input_files(file)
-    await expect(page.locator("#notices")).to_contain_text("2 conversations imported.")
+    await expect(page.get_by_role("dialog")).to_contain_text("2 conversations imported.")
     await page.keyboard.press("Escape")
     await page.locator("#sidebar .title", has_text="onerror").click()
     await expect(questions(page).first).to_have_text(evil)

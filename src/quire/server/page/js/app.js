@@ -11,6 +11,7 @@ import { askKey, showShortcuts } from "./view/dialogs.js";
 import { Header } from "./view/header.js";
 import { notify } from "./view/notices.js";
 import { openSettings } from "./view/settings.js";
+import { openShare } from "./view/share.js";
 import { Sidebar } from "./view/sidebar.js";
 import { Thread } from "./view/thread.js";
 
@@ -83,6 +84,7 @@ function actions(session, thread, composer, sidebar) {
     retry: whenFree(() => retryLast(session)),
     goOn: whenFree(() => session.goOn()),
     sidebar: whenFree(() => sidebar.toggle()),
+    share: whenFree(() => openShare(session)),
     settings: whenFree(() => openSettings(session)),
     theme: () => switchTheme(session),
     help: whenFree(() => showShortcuts(shortcuts({}))),
@@ -99,7 +101,12 @@ function fillBars(session, sidebar, table) {
   at("bar-start").append(
     iconButton("menu", "Conversations (Alt+B)", toggle, { id: "menu", "aria-controls": "sidebar" }),
   );
+  const share = iconButton("share", "Hand on (Alt+E)", () => openShare(session), { id: "share" });
+  const drawShare = () => (share.hidden = !session.isBegun);
+  for (const event of ["list", "opened"]) session.addEventListener(event, drawShare);
+  drawShare();
   at("bar-end").append(
+    share,
     iconButton("moon", "Dark or light (Alt+D)", () => switchTheme(session), { id: "theme" }),
     iconButton("keys", "Keyboard (?)", () => showShortcuts(table), { id: "help" }),
     iconButton("settings", "Settings (Alt+S)", () => openSettings(session), { id: "settings" }),

@@ -130,17 +130,28 @@ export class Session extends EventTarget {
     this.tabs.tell("removed", { ids: null });
   }
 
+  /** {conversations, files}: how many are kept, and in how many bytes. */
+  async keptSize() {
+    const texts = this.conversations.map((each) => JSON.stringify(each));
+    const files = (await this.#try(this.store.fileSizes())) ?? [];
+    const sum = files.reduce((all, bytes) => all + bytes, 0);
+    return {
+      conversations: { count: texts.length, bytes: new Blob(texts).size },
+      files: { count: files.length, bytes: sum },
+    };
+  }
+
   export(conversations = this.conversations) {
     return exported(conversations, this.store);
   }
 
-  /** Returns how many conversations were imported. */
+  /** Returns the conversations that were imported. */
   async import(text) {
     const added = await imported(text, this.store);
     this.conversations = [...this.conversations, ...added].sort(tree.latestFirst);
     this.#tell("list");
     for (const { id } of added) this.tabs.tell("saved", { id });
-    return added.length;
+    return added;
   }
 
   // --- messages

@@ -82,6 +82,12 @@ class BrowserStore {
     return (await this.#ask("files", "readonly", (all) => all.get(id), "file"))?.blob ?? null;
   }
 
+  /** The sizes of all files, in bytes. */
+  async fileSizes() {
+    const files = await this.#ask("files", "readonly", (all) => all.getAll(), "file");
+    return files.map(({ blob }) => blob.size);
+  }
+
   /** Delete the files that are not in `used` and older than a time. */
   async prune(used, before) {
     const files = await this.#ask("files", "readonly", (all) => all.getAll());
@@ -155,6 +161,10 @@ class MemoryStore {
 
   async file(id) {
     return this.#files.get(id) ?? null;
+  }
+
+  async fileSizes() {
+    return [...this.#files.values()].map(({ size }) => size);
   }
 
   async prune() {} // memory is freed with the page

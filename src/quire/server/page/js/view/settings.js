@@ -1,9 +1,7 @@
 // The settings: request options, appearance, stored data.
 import { h, iconButton } from "../dom.js";
 import { readTools } from "../request.js";
-import { confirmed } from "./dialogs.js";
-import { notify } from "./notices.js";
-import { whereKept } from "./welcome.js";
+import { keptData } from "./data.js";
 
 const NUMBERS = [
   { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05 },
@@ -28,7 +26,7 @@ export function openSettings(session) {
     samplingSection(session),
     toolsSection(session),
     looksSection(session),
-    dataSection(session),
+    section("Conversations", null, ...keptData(session)),
   ];
   dialog.append(head, h("div", { class: "settings-body" }, sections));
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
@@ -150,49 +148,4 @@ function looksSection(session) {
     ["dark", "Dark"],
   ];
   return section("Appearance", null, labelled("Colours", choice(session, "theme", options)));
-}
-
-function dataSection(session) {
-  const picker = h("input", {
-    type: "file",
-    accept: "application/json,.json",
-    hidden: true,
-    "aria-label": "File to import",
-  });
-  picker.addEventListener("change", () => importFile(session, picker.files[0]));
-  const button = (text, onclick, more = "") =>
-    h("button", { type: "button", class: `button ${more}`, onclick }, text);
-  return section(
-    "Conversations",
-    whereKept(session),
-    h(
-      "div",
-      { class: "row start" },
-      button("Export all", () => download(session)),
-      button("Import", () => picker.click()),
-      button("Delete all", () => removeAll(session), "dangerous"),
-      picker,
-    ),
-  );
-}
-
-async function importFile(session, file) {
-  try {
-    const count = await session.import(await file.text());
-    notify(`${count} ${count === 1 ? "conversation" : "conversations"} imported.`);
-  } catch (error) {
-    notify(error.message);
-  }
-}
-
-async function download(session) {
-  const address = URL.createObjectURL(await session.export());
-  const day = new Date().toISOString().slice(0, 10);
-  h("a", { href: address, download: `quire-conversations-${day}.json` }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 60_000);
-}
-
-async function removeAll(session) {
-  const text = "All conversations and their files are deleted from this browser for good.";
-  if (await confirmed("Delete everything?", text, "Delete all")) await session.removeAll();
 }
