@@ -12,8 +12,9 @@ export class Header {
   }
 
   draw() {
-    const { current, models, settings } = this.session;
-    show(this.title, current.title);
+    const { current, isBegun, models, settings } = this.session;
+    show(this.title, current.title || "Untitled");
+    this.title.hidden = !isBegun; // the welcome has a heading of its own
     document.title = current.title ? `${harmless(current.title)} · quire` : "quire";
     const key = models.map(({ id }) => id).join("\n");
     if (key !== this.key) this.#list(models);

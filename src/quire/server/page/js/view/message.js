@@ -5,6 +5,7 @@ import { h, icon, iconButton, show } from "../dom.js";
 import { isUnanswered } from "../tree.js";
 import { Prose, copyButton } from "./prose.js";
 import { shownFile } from "./media.js";
+import { saidText } from "./said.js";
 
 const LINE = 72; // characters
 
@@ -19,7 +20,7 @@ function question(node, { session, index, count, edit }) {
   const files = node.files.map((file) => shownFile(file, session.store));
   const content = h("div", { class: "said" });
   if (files.length) content.append(h("div", { class: "files" }, files));
-  if (node.text) content.append(h("p", { class: "bubble", dir: "auto" }, node.text));
+  if (node.text) content.append(...saidText(node.text));
   const actions = h("div", { class: "actions" }, branches(node, session, index, count));
   actions.append(
     quietIcon("edit", "Edit", () => edit(node)),
@@ -83,8 +84,9 @@ function resultBlock(node) {
   );
 }
 
-/** An answer; `update` shows its new parts. */
+/** An answer, blank at first; `update` shows its new parts. */
 class AnswerView {
+  isBlank = true;
   #prose = new Prose();
   #thought = new Prose();
   #calls = [];
@@ -110,7 +112,6 @@ class AnswerView {
       },
       [this.thoughtBlock, this.#prose.element, this.callList, this.waiting, this.footer],
     );
-    this.update();
   }
 
   /** Show the same answer in another state, without drawing it again. */
@@ -122,6 +123,7 @@ class AnswerView {
 
   update() {
     const { node } = this;
+    this.isBlank = false;
     const growing = this.context.growing;
     this.element.setAttribute("aria-busy", String(growing));
     this.#showThought(growing);

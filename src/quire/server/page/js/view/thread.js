@@ -2,12 +2,14 @@
 import { ENDINGS } from "../answer.js";
 import { announce, arrange, h } from "../dom.js";
 import { openCalls, siblings } from "../tree.js";
+import { Backlog } from "./backlog.js";
 import { editorView } from "./editor.js";
 import { messageView } from "./message.js";
 import { resultsForm } from "./results.js";
 import { welcome } from "./welcome.js";
 
 const NEAR = 80; // px from the end within which the thread follows new text
+const READY = 12; // messages at the end that are drawn at once, the others when they come near
 const REST = 3; // pause after a frame, as a multiple of the frame's time
 
 export class Thread {
@@ -21,7 +23,10 @@ export class Thread {
   constructor(session, scroller, jump) {
     Object.assign(this, { session, scroller, jump });
     this.list = h("div", { class: "messages" });
+    this.backlog = new Backlog(scroller);
     scroller.append(this.list);
+    // A message has its height when it is drawn, which may be after it came to the end.
+    new ResizeObserver(() => this.#following && this.follow()).observe(this.list);
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     jump.addEventListener("click", () => this.follow("smooth"));
     for (const event of ["thread", "store"]) session.addEventListener(event, () => this.draw());
@@ -36,8 +41,7 @@ export class Thread {
     const changed = this.conversation !== session.current;
     if (changed) this.#reset(session.current);
     const path = session.path;
-    const last = path.at(-1);
-    const shown = path.map((node) => this.#viewOf(node, node === last).element);
+    const shown = path.map((node, index) => this.#viewOf(node, path.length - index).element);
     if (!path.length && session.isLoaded) shown.push(welcome(session));
     const form = this.#resultsForm(path);
     arrange(this.list, form ? [...shown, form] : shown);
@@ -56,7 +60,9 @@ export class Thread {
 
   /** Bring a shown message into view, and mark it for a moment. */
   reveal(node) {
-    const { element } = this.#views.get(node.id).view;
+    const { view } = this.#views.get(node.id);
+    const { element } = view;
+    this.backlog.hasten(view);
     this.#following = false;
     element.tabIndex = -1; // who listens goes on from here
     element.focus({ preventScroll: true });
@@ -76,10 +82,11 @@ export class Thread {
     Object.assign(this, { conversation });
     this.#results = null;
     this.#views.clear();
+    this.backlog.clear();
   }
 
-  /** A message's view, made again if its state has changed. */
-  #viewOf(node, last) {
+  /** A message's view, made again if its state has changed; it is the `fromEnd`-th from the end. */
+  #viewOf(node, fromEnd) {
     const { session } = this;
     const all = siblings(session.current, node);
     const context = {
@@ -87,11 +94,11 @@ export class Thread {
       index: all.indexOf(node),
       count: all.length,
       growing: session.isGrowing(node),
-      last,
+      last: fromEnd === 1,
     };
     context.edit = (edited) => this.edit(edited);
     const editing = session.drafts.has(editKey(node));
-    const { index, count, growing } = context;
+    const { index, count, growing, last } = context;
     const state = [node.revision, index, count, growing, last, editing].join();
     const known = this.#views.get(node.id);
     if (known?.state === state) return known.view;
@@ -99,6 +106,8 @@ export class Thread {
       ? this.#editor(node)
       : (known?.view.renew?.(context) ?? messageView(node, context));
     this.#views.set(node.id, { view, state });
+    if (view.isBlank && fromEnd > READY) this.backlog.add(view);
+    else if (view.isBlank) view.update();
     return view;
   }
 

@@ -1,0 +1,113 @@
+"""axe, the checker of accessibility, finds nothing in the states in which people see the page."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Page
+
+from tests.server.page.actions import answers, ask, composer
+from tests.server.page.scripted_api import ScriptedApi
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CHECKS = {"resultTypes": ["violations"]}
+
+
+async def empty(page: Page) -> None:
+    await composer(page).fill("half a thought")
+
+
+async def conversation(page: Page) -> None:
+    for text in ("rich", "think", "length", "line\n" * 100, "fail", "weather"):
+        await ask(page, text)
+    await page.locator(".thought summary:visible").click()
+    await page.get_by_role("button", name="Retry").first.click()
+
+
+async def stopped(page: Page) -> None:
+    await ask(page, "endless", wait=False)
+    await page.keyboard.press("Escape")
+    await page.get_by_role("button", name="Continue", exact=True).wait_for()
+
+
+async def waiting(page: Page) -> None:
+    await ask(page, "held", wait=False)
+
+
+async def editing(page: Page) -> None:
+    await ask(page, "rich")
+    await answers(page).get_by_role("button", name="Edit").click()
+    await composer(page).press("ArrowUp")
+
+
+async def settings(page: Page) -> None:
+    await page.keyboard.press("Alt+KeyS")
+    await page.get_by_label("Functions").fill("[{]")
+
+
+async def share(page: Page) -> None:
+    await ask(page, "one")
+    await page.keyboard.press("Alt+KeyE")
+
+
+async def keyboard(page: Page) -> None:
+    await page.locator("#thread").focus()
+    await page.keyboard.press("?")
+
+
+async def deletion(page: Page) -> None:
+    await ask(page, "one")
+    await page.locator(".conversations li").hover()
+    await page.get_by_role("button", name="Delete one").click()
+
+
+async def unknown_address(page: Page) -> None:
+    await page.evaluate("location.hash = 'nobody'")
+    await page.locator(".notice").wait_for()
+
+
+async def phone(page: Page) -> None:
+    await page.set_viewport_size({"width": 390, "height": 780})
+    await ask(page, "rich")
+
+
+async def phone_with_conversations(page: Page) -> None:
+    await phone(page)
+    await page.get_by_role("button", name="Conversations").click()
+
+
+async def enlarged(page: Page) -> None:
+    await page.set_viewport_size({"width": 320, "height": 256})
+    await ask(page, "rich")
+
+
+STATES = [
+    empty,
+    conversation,
+    stopped,
+    waiting,
+    editing,
+    settings,
+    share,
+    keyboard,
+    deletion,
+    unknown_address,
+    phone,
+    phone_with_conversations,
+    enlarged,
+]
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+async def test_axe_finds_nothing(
+    page: Page, api: ScriptedApi, state: Callable[[Page], Awaitable[None]]
+) -> None:
+    await page.emulate_media(reduced_motion="reduce")  # no colour is on its way to another
+    await state(page)
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+        results = await Axe().run(page, options=CHECKS)
+        assert results.violations_count == 0, f"{scheme}: {results.generate_report()}"

@@ -1,0 +1,146 @@
+"""Long questions and long conversations: folded, drawn when they come near, and whole on demand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.server.page.actions import answers, ask, messages_sent, questions, reload
+from tests.server.page.scripted_api import ScriptedApi
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+MESSAGES = 400
+DRAWN = "document.querySelectorAll('.assistant .prose:not(:empty)').length"
+AWAY = """(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight)
+  (document.getElementById("thread"))"""
+
+
+def conversation() -> dict[str, Any]:
+    nodes: list[dict[str, Any]] = []
+    for number in range(MESSAGES):
+        is_answer = number % 2 == 1
+        nodes.append(
+            {
+                "id": f"n{number}",
+                "parent": f"n{number - 1}" if number else None,
+                "role": "assistant" if is_answer else "user",
+                "text": f"Answer {number} of **many**.\n\n- one\n- two\n\n```python\nx = {number}\n```"
+                if is_answer
+                else f"Question {number}",
+            }
+        )
+    return {"title": "Long", "nodes": nodes}
+
+
+async def opened_long(page: Page, folder: Path) -> None:
+    """The long conversation, imported and reloaded, which shows it as its address says."""
+    content = {"format": "quire-conversations", "version": 1, "conversations": [conversation()]}
+    file = folder / "long.json"
+    file.write_text(json.dumps(content))
+    await page.keyboard.press("Alt+KeyS")
+    await page.get_by_label("File to import").set_input_files(file)
+    await expect(page.get_by_role("dialog").get_by_text("imported.")).to_be_visible()
+    await page.add_init_script("""
+      globalThis.idle = [];
+      globalThis.requestIdleCallback = (act) => globalThis.idle.push(act);
+    """)  # no moment is idle until the test says so
+    await reload(page)
+    await expect(questions(page)).to_have_count(MESSAGES // 2)
+
+
+async def test_a_long_conversation_opens_at_its_end_and_draws_what_is_near(
+    page: Page, api: ScriptedApi, tmp_path: Path
+) -> None:
+    await opened_long(page, tmp_path)
+    await expect(answers(page).last).to_be_in_viewport()
+    await expect(answers(page).last).to_contain_text("Answer 399 of many.")
+    assert await page.evaluate(DRAWN) < 40
+    assert await page.evaluate(AWAY) < 2
+    await page.locator("#thread").evaluate("(e) => e.scrollTo(0, 0)")
+    await expect(answers(page).first).to_contain_text("Answer 1 of many.")
+    await expect(questions(page).first).to_be_in_viewport()
+    assert await page.evaluate(DRAWN) < 80
+    await ask(page, "and now?")
+    await expect(answers(page).last).to_be_in_viewport()
+    assert len(messages_sent(api)) == MESSAGES + 1
+
+
+async def test_a_long_conversation_is_drawn_in_idle_moments(
+    page: Page, api: ScriptedApi, tmp_path: Path
+) -> None:
+    await opened_long(page, tmp_path)
+    await page.evaluate("while (idle.length) idle.shift()()")
+    assert await page.evaluate(DRAWN) == MESSAGES // 2
+    assert await page.evaluate(AWAY) < 2
+
+
+async def test_paper_has_a_long_conversation_whole(
+    page: Page, api: ScriptedApi, tmp_path: Path
+) -> None:
+    await opened_long(page, tmp_path)
+    await page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert await page.evaluate(DRAWN) == MESSAGES // 2
+
+
+async def test_a_far_message_is_drawn_when_its_address_is_opened(
+    page: Page, api: ScriptedApi, tmp_path: Path
+) -> None:
+    await opened_long(page, tmp_path)
+    await page.evaluate("location.hash += '/n101'")
+    far = answers(page).nth(50)
+    await expect(far).to_be_focused()
+    await expect(far).to_be_in_viewport()
+    await expect(far).to_contain_text("Answer 101 of many.")
+    await far.get_by_role("button", name="Edit").click()
+    await expect(page.get_by_role("textbox", name="Edit the answer")).to_be_focused()
+
+
+async def test_a_long_question_is_folded(page: Page, api: ScriptedApi) -> None:
+    text = "\n".join(f"line {number}" for number in range(20_000))
+    await page.evaluate("(text) => { document.getElementById('composer-text').value = text }", text)
+    await page.locator("#composer-text").press("Enter")
+    await expect(answers(page)).to_have_count(1)
+    assert messages_sent(api)[0] == ("user", text)  # what is sent is not changed
+    rest = page.locator(".folded")
+    assert (await questions(page).bounding_box() or {})["height"] < 600
+    button = page.get_by_role("button", name="Show all 20,000 lines")
+    await expect(button).to_have_attribute("aria-expanded", "false")
+    assert await rest.evaluate("(e) => e.hidden") == "until-found"
+    await button.click()
+    await expect(page.get_by_role("button", name="Show less")).to_have_attribute(
+        "aria-expanded", "true"
+    )
+    assert await questions(page).evaluate("(e) => e.innerText") == text
+    assert (await questions(page).bounding_box() or {})["height"] > 200_000
+    await page.get_by_role("button", name="Show less").click()
+    await rest.evaluate("(e) => e.dispatchEvent(new Event('beforematch'))")  # the browser's search
+    await expect(page.get_by_role("button", name="Show less")).to_be_visible()
+    await page.emulate_media(media="print")
+    assert (await questions(page).bounding_box() or {})["height"] > 200_000
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("x" * 6000, "6,000 characters"),
+        ("x" * 1999 + "🙂" * 2001, "6,001 characters"),
+        ("line\n" * 29 + "line", None),
+        ("line\n" * 31 + "line", "32 lines"),
+        ("שלום\n" * 40 + "end", "41 lines"),
+    ],
+)
+async def test_what_is_folded(page: Page, api: ScriptedApi, text: str, size: str | None) -> None:
+    await ask(page, text)
+    fold = page.locator(".fold")
+    if size is None:
+        await expect(fold).to_have_count(0)
+    else:
+        await expect(fold).to_have_text(f"Show all {size}")
+        assert "\ufffd" not in (await questions(page).text_content() or "")  # no half character
+        await fold.click()
+    assert await questions(page).evaluate("(e) => e.textContent") == text
