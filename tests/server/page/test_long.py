@@ -37,6 +37,47 @@ def conversation() -> dict[str, Any]:
     return {"title": "Long", "nodes": nodes}
 
 
+GROW_CODE = """async () => {
+  const { Prose } = await import("/page/js/view/prose.js");
+  const fence = "```";
+  const lines = Array.from({ length: 2000 }, (_, n) => `  value_${n} = call(${n})  # é ${fence} ${n}`);
+  lines[1000] = `${fence}stays code`;
+  const before = `Before.\\n\\n${fence}text\\n`;
+  const text = `${before}${lines.join("\\n")}\\n${fence}\\n\\nAfter.\\n`;
+  const code = text.slice(before.length, text.lastIndexOf(`\\n${fence}`));
+  const [grown, whole] = [new Prose(), new Prose()];
+  document.body.append(grown.element, whole.element);
+  let drawn = 0;
+  const wrong = [];
+  new MutationObserver((changes) => {
+    drawn += changes.flatMap((each) => [...each.addedNodes]).filter(({ localName }) => localName === "div").length;
+  }).observe(grown.element, { childList: true });
+  for (let at = 0; at < text.length; at += 53) {
+    grown.update(text.slice(0, at));
+    const shown = grown.element.querySelector("code")?.textContent.trimEnd() ?? "";
+    if (at < before.length + code.length && shown !== code.slice(0, Math.max(0, at - before.length)).trimEnd()) {
+      wrong.push(at);
+    }
+    if (at % 530 === 0) await new Promise(requestAnimationFrame);
+  }
+  const beforeTheEnd = drawn;
+  grown.update(text, true);
+  whole.update(text, true);
+  await new Promise(requestAnimationFrame);
+  const result = { same: grown.element.innerHTML === whole.element.innerHTML, wrong, drawn: beforeTheEnd };
+  grown.element.remove();
+  whole.element.remove();
+  return result;
+}"""
+
+
+async def test_long_code_only_grows_while_it_is_written(page: Page, api: ScriptedApi) -> None:
+    told = await page.evaluate(GROW_CODE)
+    assert told["wrong"] == []
+    assert told["same"]
+    assert told["drawn"] < 200  # of 1,500 pieces: anew while it is short, then hardly ever
+
+
 async def opened_long(page: Page, folder: Path) -> None:
     """The long conversation, imported and reloaded, which shows it as its address says."""
     content = {"format": "quire-conversations", "version": 1, "conversations": [conversation()]}

@@ -64,6 +64,9 @@ export class GrowingMarkdown {
   #env = {};
   #done = 0; // length of the text in settled blocks
 
+  /** The mark of a code block at the text's end that is not closed yet, or null. */
+  openFence = null;
+
   /** {settled, open}: fragments, of which `open` is rendered again next time. */
   read(text) {
     const tokens = markdown.parse(text.slice(this.#done), this.#env);
@@ -74,6 +77,7 @@ export class GrowingMarkdown {
     );
     const settled = last > 0 ? this.#render(tokens.slice(0, last)) : null;
     const open = this.#render(tokens.slice(Math.max(last, 0)));
+    this.openFence = openFence(tokens.at(-1), (line) => lineStart(text, this.#done, line), text);
     if (settled) this.#done = start(tokens[last]);
     return { settled, open };
   }
@@ -92,6 +96,15 @@ export class GrowingMarkdown {
   #render(tokens) {
     return sanitized(markdown.renderer.render(tokens, markdown.options, this.#env));
   }
+}
+
+function openFence(token, startOf, text) {
+  if (token?.type !== "fence" || token.level > 0) return null;
+  const [first, end] = token.map;
+  const { markup } = token;
+  const isIndented = !text.startsWith(markup, startOf(first)); // its lines lose their indent
+  const last = text.slice(startOf(end - 1)).trimStart();
+  return isIndented || (end - 1 > first && last.startsWith(markup)) ? null : markup;
 }
 
 function lineStart(text, from, lines) {

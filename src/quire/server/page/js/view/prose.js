@@ -3,11 +3,13 @@ import { copyText } from "../clipboard.js";
 import { h, icon } from "../dom.js";
 import { colour } from "../highlight.js";
 import { GrowingMarkdown } from "../markdown.js";
+import { GrowingCode } from "./growing_code.js";
 
 export class Prose {
   #reader = new GrowingMarkdown();
   #shown = null;
   #open = []; // the elements of the last block
+  #code = null; // the last block, if it is long code that only grows
 
   constructor() {
     this.element = h("div", { class: "prose" });
@@ -16,17 +18,22 @@ export class Prose {
   /** Show a text that continues the one before; `ended`: it is complete. */
   update(text, ended = false) {
     const plain = text.replaceAll("\r\n", "\n").replaceAll("\r", "\n");
-    if (plain !== this.#shown) this.#grow(plain);
+    const isShown = plain === this.#shown && !(ended && this.#code);
+    if (!isShown) this.#grow(plain, ended);
     this.#shown = plain;
     if (ended && this.#reader.hasReferences) this.#again(plain);
   }
 
-  #grow(text) {
+  #grow(text, ended) {
+    if (!ended && this.#code?.grow(text)) return;
     const { settled, open } = this.#reader.read(text);
     for (const element of this.#open) element.remove();
     if (settled) this.element.append(dressed(settled));
     this.#open = [...dressed(open).childNodes];
     this.element.append(...this.#open);
+    const { openFence } = this.#reader;
+    const code = openFence && !ended ? this.element.lastElementChild.querySelector("code") : null;
+    this.#code = GrowingCode.of(code, text, openFence);
   }
 
   /** Render the whole text again, now that all link targets are known. */
@@ -34,7 +41,7 @@ export class Prose {
     this.#reader.forget();
     this.element.replaceChildren();
     this.#open = [];
-    this.#grow(text);
+    this.#grow(text, true);
   }
 }
 
