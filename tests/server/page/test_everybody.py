@@ -19,11 +19,13 @@ ENTER = """(field, how) => field.dispatchEvent(
 COMPOSING = [{"isComposing": True}, {"keyCode": 229}]
 """What ends a word in an input method: in most browsers, and in Safari."""
 
-CUT = """(area) => [...document.querySelectorAll(area)].filter((e) => {
+CUT = """async (area) => {
+  await Promise.all(document.getAnimations().map(({ finished }) => finished.catch(() => {})));
+  return [...document.querySelectorAll(area)].filter((e) => {
   if (!e.checkVisibility() || e.closest("pre, .table-frame, .unseen, .skip")) return false;
   const box = e.getBoundingClientRect();
   return box.width && (box.left < -1 || box.right > innerWidth + 1);
-}).map((e) => e.outerHTML.slice(0, 100))"""
+}).map((e) => e.outerHTML.slice(0, 100)); }"""
 
 
 @pytest_asyncio.fixture(loop_scope="session")

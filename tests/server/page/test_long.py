@@ -78,6 +78,40 @@ async def test_long_code_only_grows_while_it_is_written(page: Page, api: Scripte
     assert told["drawn"] < 200  # of 1,500 pieces: anew while it is short, then hardly ever
 
 
+GROW_LIST = """async (gap) => {
+  const { Prose } = await import("/page/js/view/prose.js");
+  const items = Array.from({ length: 600 }, (_, n) => `${n + 1}. item ${n} of **many**\\n   - below\\n`);
+  const text = `Before.\\n\\n${items.join("")}${gap}601. last\\n\\nAfter.\\n`;
+  const [grown, whole] = [new Prose(), new Prose()];
+  let drawn = 0;
+  new MutationObserver((changes) => {
+    const added = changes.flatMap((each) => [...each.addedNodes]);
+    for (const { localName, childElementCount } of added) {
+      if (localName === "li") drawn += 1;
+      if (localName === "ol") drawn += childElementCount;
+    }
+  }).observe(grown.element, { childList: true, subtree: true });
+  for (let at = 0; at < text.length; at += 53) {
+    grown.update(text.slice(0, at));
+    if (at % 530 === 0) await new Promise(requestAnimationFrame);
+  }
+  grown.update(text, true);
+  whole.update(text, true);
+  await new Promise(requestAnimationFrame);
+  return { same: grown.element.innerHTML === whole.element.innerHTML, drawn };
+}"""
+
+
+@pytest.mark.parametrize("gap", ["", "\n"])
+async def test_of_a_long_list_the_last_items_alone_are_drawn_anew(
+    page: Page, api: ScriptedApi, gap: str
+) -> None:
+    """Also where an empty line, late in it, makes another list of it."""
+    told = await page.evaluate(GROW_LIST, gap)
+    assert told["same"]
+    assert told["drawn"] < 15_000  # drawn whole each time: 100,000 and more
+
+
 async def opened_long(page: Page, folder: Path) -> None:
     """The long conversation, imported and reloaded, which shows it as its address says."""
     content = {"format": "quire-conversations", "version": 1, "conversations": [conversation()]}

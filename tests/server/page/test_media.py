@@ -156,7 +156,7 @@ async def test_files_outlive_a_reload_and_travel_with_an_export(
     await page.locator("dialog.small").get_by_role("button", name="Delete all").click()
     await expect(page.locator(".conversations li")).to_have_count(0)
     await page.get_by_label("File to import").set_input_files(saved)
-    await expect(page.locator("#notices")).to_contain_text("1 conversation imported.")
+    await expect(page.get_by_role("dialog")).to_contain_text("1 conversation imported.")
     await reload(page)
     await page.locator("#sidebar .title").click()
     await expect(page.locator("article.user img")).to_be_visible()

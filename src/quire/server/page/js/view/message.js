@@ -35,10 +35,11 @@ function question(node, { session, index, count, edit }) {
   );
 }
 
-export function quietIcon(shape, label, onclick) {
+/** `more`: "named" where the icon alone, which is all that a phone has room for, would not do. */
+function quietIcon(shape, label, onclick, more = "") {
   return h(
     "button",
-    { type: "button", class: "quiet-button", onclick },
+    { type: "button", class: `quiet-button ${more}`, onclick },
     icon(shape),
     h("span", {}, label),
   );
@@ -167,7 +168,9 @@ class AnswerView {
     const { session, index, count, last, edit } = this.context;
     const all = [
       branches(node, session, index, count),
-      last && canGoOn(node) ? quietIcon("forward", "Continue", () => session.goOn()) : null,
+      last && canGoOn(node)
+        ? quietIcon("forward", "Continue", () => session.goOn(), "named")
+        : null,
       node.text ? copyButton(() => node.text) : null,
       quietIcon("retry", "Retry", () => session.retry(node)),
       node.text && !node.calls.length ? quietIcon("edit", "Edit", () => edit(node)) : null,

@@ -26,14 +26,30 @@ export class Prose {
 
   #grow(text, ended) {
     if (!ended && this.#code?.grow(text)) return;
-    const { settled, open } = this.#reader.read(text);
+    const { settled, open, settledJoins, openJoins, restarts } = this.#reader.read(text);
     for (const element of this.#open) element.remove();
-    if (settled) this.element.append(dressed(settled));
-    this.#open = [...dressed(open).childNodes];
-    this.element.append(...this.#open);
+    if (restarts) this.element.lastElementChild.remove();
+    if (settled) this.#add(settled, settledJoins);
+    this.#open = this.#add(open, openJoins);
     const { openFence } = this.#reader;
     const code = openFence && !ended ? this.element.lastElementChild.querySelector("code") : null;
     this.#code = GrowingCode.of(code, text, openFence);
+  }
+
+  /** Add a fragment, whose first items go to the list at the end if it joins that; returns its nodes. */
+  #add(fragment, joins) {
+    const nodes = [...dressed(fragment).childNodes];
+    if (!joins) {
+      this.element.append(...nodes);
+      return nodes;
+    }
+    const [more, ...rest] = nodes;
+    const items = [...more.childNodes].slice(1); // without the line break before the first item
+    const last = this.element.lastChild;
+    if (last.nodeType === Node.TEXT_NODE) last.remove(); // the rest begins with this line break
+    this.element.lastElementChild.append(...items);
+    this.element.append(...rest);
+    return [...items, ...rest];
   }
 
   /** Render the whole text again, now that all link targets are known. */
