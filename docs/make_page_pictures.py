@@ -80,12 +80,22 @@ async def narrow(browser: Browser, url: str) -> None:
     await taken(page, "phone")
 
 
+async def paper(browser: Browser, url: str) -> None:
+    page = await opened(browser, url, 794, "light")
+    await ask(page, "What does the name quire mean?")
+    await ask(page, "How do I use ChatModel?")
+    await page.emulate_media(media="print")
+    await page.evaluate("document.body.style.padding = '3rem'")  # in the place of a page's margin
+    await taken(page, "print")
+
+
 async def make(url: str) -> None:
     async with async_playwright() as playwright:
         flags = [*FLAGS, "--font-render-hinting=none"]
         browser = await playwright.chromium.launch(executable_path=browser_program(), args=flags)
         await wide(browser, url)
         await narrow(browser, url)
+        await paper(browser, url)
         await browser.close()
 
 

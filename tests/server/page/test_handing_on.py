@@ -22,6 +22,11 @@ PIXEL = bytes.fromhex(
 VISIBLE = """() => [...document.querySelectorAll("button, textarea, select, input, nav, form, dialog")]
   .filter((e) => e.checkVisibility() && e.getClientRects().length).map((e) => e.outerHTML)"""
 
+OVERLAPS = """() => {
+  const boxes = [...document.querySelectorAll("#title, article")].map((e) => e.getBoundingClientRect());
+  return boxes.slice(1).filter(({ top }, index) => top < boxes[index].bottom).map(({ top }) => top);
+}"""
+
 
 def dialog(page: Page) -> Locator:
     return page.get_by_role("dialog", name="Hand on this conversation")
@@ -135,6 +140,7 @@ async def test_paper_has_all_and_no_controls(page: Page, api: ScriptedApi, schem
     await page.emulate_media(media="print", color_scheme=scheme)  # type: ignore[arg-type]
     assert await page.evaluate(VISIBLE) == []
     assert await page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert await page.evaluate(OVERLAPS) == []
     height = await page.evaluate("document.scrollingElement.scrollHeight")
     assert height > 1500 * 25  # all that "long" wrote
     for text in ("Line 0 of", "Line 1499 of", "def add(", "wet wet"):
