@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Page
+from playwright.async_api import Page, expect
 
 from tests.server.page.actions import answers, ask, composer
 from tests.server.page.scripted_api import ScriptedApi
@@ -29,6 +29,7 @@ async def conversation(page: Page) -> None:
 
 async def stopped(page: Page) -> None:
     await ask(page, "endless", wait=False)
+    await expect(answers(page)).to_contain_text("3 ")
     await page.keyboard.press("Escape")
     await page.get_by_role("button", name="Continue", exact=True).wait_for()
 
