@@ -63,6 +63,8 @@ class ScriptedApi:
     models: list[dict[str, Any]] = field(default_factory=lambda: list(MODELS))
     bodies: list[dict[str, Any]] = field(default_factory=list)
     aborted: int = 0
+    answer: str | None = None
+    """What every question is answered, if not by what it says."""
     hold: threading.Event = field(default_factory=threading.Event)
     """A stream that is "held" goes on once this is set."""
 
@@ -72,6 +74,7 @@ class ScriptedApi:
 
     def reset(self) -> None:
         self.key, self.loading, self.aborted, self.models = None, False, 0, list(MODELS)
+        self.answer = None
         self.bodies.clear()
         self.hold.clear()
 
@@ -148,7 +151,11 @@ class ScriptedApi:
             async for delta in self._rest(body["messages"][-1]):
                 yield delta
             return
-        if asked == "endless":
+        if self.answer is not None:
+            for start in range(0, len(self.answer), 5):
+                yield {"content": self.answer[start : start + 5]}
+                await asyncio.sleep(0.001)
+        elif asked == "endless":
             for number in range(100_000):
                 yield {"content": f"{number} "}
                 await asyncio.sleep(0.01)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.async_api import Page
 
 from quire.server import page
 from tests.server.page.scripted_api import ScriptedApi
@@ -38,7 +39,12 @@ def test_the_index_is_served_at_the_root(client: httpx.Client) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_comes_whole_and_with_its_type(client: httpx.Client, name: str) -> None:
     answer = client.get(f"/page/{name}")
-    kinds = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+    kinds = {
+        ".js": "text/javascript",
+        ".css": "text/css",
+        ".svg": "image/svg+xml",
+        ".woff2": "font/woff2",
+    }
     kind = kinds.get(Path(name).suffix, "text/html")
     assert answer.headers["content-type"].split(";")[0] == kind
     assert answer.headers["content-encoding"] == "gzip"
@@ -95,8 +101,20 @@ def test_foreign_files_are_few_and_named_with_their_licences() -> None:
     named = THIRD_PARTY.read_text()
     for name in foreign:
         short = name.removeprefix("vendor/")
-        assert short in named or short.startswith("languages/"), name
-    assert sum(len((FOLDER / name).read_bytes()) for name in foreign) < 300_000
+        assert short in named or short.startswith(("languages/", "katex/fonts/")), name
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_first_load_is_small(page: Page) -> None:
+    """What only some answers need comes with the first one that needs it."""
+    loaded = await page.evaluate(
+        """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+          .map(({ name, decodedBodySize, encodedBodySize }) => [name, decodedBodySize, encodedBodySize])"""
+    )
+    assert any(name.endswith("markdown-it.min.js") for name, _, _ in loaded)
+    assert not [name for name, _, _ in loaded if re.search(r"katex|highlight\.min", name)]
+    assert sum(size for _, size, _ in loaded) < 300_000
+    assert sum(packed for _, _, packed in loaded) < 110_000
 
 
 def test_packed_files_are_the_same_each_time() -> None:

@@ -226,7 +226,7 @@ async def test_text_in_pieces_looks_as_the_whole_does(page: Page, api: ScriptedA
         (r"`\(a\)` and \(a < b https://a.example", r"\(a\) and \(a < b https://a.example"),
     ],
 )
-async def test_formulas_stay_as_they_are(
+async def test_the_text_of_a_formula_is_no_markdown(
     page: Page, api: ScriptedApi, text: str, shown: str
 ) -> None:
     assert await page.evaluate(READ_AS_TEXT, text) == shown

@@ -29,6 +29,7 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
 }
 
 # Whatever an answer contains, none of it runs, and nothing is fetched from other origins.
@@ -40,6 +41,7 @@ _POLICY = "; ".join(
         "connect-src 'self'",
         "img-src 'self' data: blob:",
         "media-src 'self' data: blob:",
+        "font-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",

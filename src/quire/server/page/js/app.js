@@ -1,6 +1,7 @@
 // The page's entry point: makes all parts and connects them.
 import { Addresses } from "./address.js";
 import { Api } from "./api.js";
+import { copyFormulas } from "./clipboard.js";
 import { iconButton } from "./dom.js";
 import { listen, shortcuts } from "./keys.js";
 import { Session } from "./session.js";
@@ -38,6 +39,7 @@ async function start() {
   session.addEventListener("thread", () => keepFocus(composer));
   const table = shortcuts(actions(session, thread, composer, sidebar));
   listen(table);
+  document.addEventListener("copy", copyFormulas);
   fillBars(session, sidebar, table);
   composer.focus();
   await session.load();

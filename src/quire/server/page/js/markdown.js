@@ -30,7 +30,7 @@ markdown.core.ruler.push("sides", ({ tokens }) => {
 
 const ALLOWED = {
   ALLOWED_TAGS:
-    "a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul".split(
+    "a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre s span strong sup table tbody td th thead tr ul".split(
       " ",
     ),
   ALLOWED_ATTR: ["href", "title", "class", "start", "align"],
@@ -115,9 +115,11 @@ export class GrowingMarkdown {
     return { settled, open, settledJoins: joins, openJoins: true };
   }
 
-  /** Whether a link's target may follow the link, so that all must be rendered again at the end. */
+  /** Whether a link's target or a footnote may follow its mark, so that all must be rendered again at
+   * the end. */
   get hasReferences() {
-    return Object.keys(this.#env.references ?? {}).length > 0;
+    const { references = {}, notes = new Set() } = this.#env;
+    return Object.keys(references).length + notes.size > 0;
   }
 
   /** Start over, since a link's target may have been read before it was complete. */

@@ -1,6 +1,7 @@
 // Rules for markdown-it, by which no word of an answer is dropped and formulas stay as they are.
 //
-// The terminal reads answers by the same rules (cli/chat/markdown_parser.py).
+// The terminal reads answers by the same rules (cli/chat/markdown_parser.py), but for footnotes and
+// tasks, which are shown there as they were written.
 
 const DEEPEST = 80; // quotes and lists within each other; markdown-it drops what is 100 deep
 const OPENER = /\\\(|\\\[|\\begin\{([A-Za-z]+\*?)\}/y;
@@ -8,17 +9,26 @@ const DOLLARS =
   /\$\$(?:\\.|[^$\\])+\$\$|\$(?![\s$])(?:\\.|[^$\\])*?(?:\\.|[^$\\\s])\$(?!\d)/sy;
 const DISPLAY = /\\\[|\$\$|\\begin\{([A-Za-z]+\*?)\}/y;
 const CLOSERS = { "\\(": "\\)", "\\[": "\\]", $$: "$$" };
+const NOTE = /\[\^([\w-]{1,32})\]/y;
+const NOTE_TEXT = /\[\^([\w-]{1,32})\]:[ \t]+(?=\S)/y;
+const TASK = /^\[[ xX]\] /;
 
 export function addRules(markdown) {
-  const { block, inline, renderer, utils } = markdown;
+  const { block, core, inline, renderer, utils } = markdown;
   const [table] = block.ruler.getRules(""); // markdown-it's own, the first of its rules
   block.ruler.at("table", withAllCells(table), { alt: ["paragraph", "reference"] });
   const ended = { alt: ["paragraph", "reference", "blockquote", "list"] };
   block.ruler.before("table", "math", mathBlock, ended);
   block.ruler.before("math", "too_deep", tooDeep);
+  block.ruler.before("reference", "note_text", noteText, ended);
   inline.ruler.before("escape", "math", math);
+  inline.ruler.before("link", "note", note);
+  core.ruler.push("tasks", tasks);
   renderer.rules.math = (tokens, index) =>
     `<span class="math">${utils.escapeHtml(tokens[index].content)}</span>`;
+  renderer.rules.note = (tokens, index) =>
+    `<sup class="note-mark">${utils.escapeHtml(tokens[index].content)}</sup>`;
+  renderer.rules.task = (tokens, index) => `<span class="box">${tokens[index].content}</span> `;
 }
 
 // --- formulas: their backslashes are no escapes, their stars no emphasis, their lines no lists
@@ -72,6 +82,55 @@ function mathBlock(state, start, end, silent) {
   return true;
 }
 
+// --- footnotes, which stand where their text is written, and tasks
+
+/** A number, or the name of a footnote whose text is known: "[^abc]" may be of an expression. */
+function note(state, silent) {
+  const found = matchAt(NOTE, state.src, state.pos);
+  if (!found) return false;
+  const [mark, name] = found;
+  if (!/^\d+$/.test(name) && !state.env.notes?.has(name)) return false;
+  if (!silent) state.push("note", "", 0).content = name;
+  state.pos += mark.length;
+  return true;
+}
+
+/** "[^1]: text", up to an empty line or the next block. */
+function noteText(state, start, end, silent) {
+  if (state.sCount[start] - state.blkIndent >= 4) return false;
+  const found = matchAt(NOTE_TEXT, lineOf(state, start), 0);
+  if (!found) return false;
+  if (silent) return true;
+  const [mark, name] = found;
+  (state.env.notes ??= new Set()).add(name);
+  const stops = state.md.block.ruler.getRules("paragraph");
+  let next = start + 1;
+  while (next < end && !state.isEmpty(next) && !stops.some((rule) => rule(state, next, end, true))) {
+    next += 1;
+  }
+  const [open, text] = pushParagraph(state, start, next);
+  open.attrs = [["class", "footnote"]];
+  text.content = text.content.slice(mark.length);
+  const shown = Object.assign(new state.Token("note", "", 0), { content: name, level: text.level });
+  state.tokens.splice(state.tokens.indexOf(text), 0, shown);
+  return true;
+}
+
+/** "- [ ] text" with a box, also while the text is written. */
+function tasks({ tokens, Token }) {
+  tokens.forEach((token, index) => {
+    const item = tokens[index - 2];
+    if (token.type !== "inline" || item?.type !== "list_item_open") return;
+    const [first] = token.children;
+    if (first?.type !== "text" || !TASK.test(first.content)) return;
+    item.attrJoin("class", "task");
+    const box = new Token("task", "", 0);
+    box.content = first.content[1] === " " ? "☐" : "☑";
+    first.content = first.content.slice(4);
+    token.children.unshift(box);
+  });
+}
+
 // --- what markdown-it would drop
 
 /** A table; cells that a row has beyond the header's are added to the row's last cell. */
@@ -114,10 +173,11 @@ function lineOf(state, line) {
 }
 
 function pushParagraph(state, start, end) {
-  state.push("paragraph_open", "p", 1).map = [start, end];
+  const open = Object.assign(state.push("paragraph_open", "p", 1), { map: [start, end] });
   const inline = state.push("inline", "", 0);
   const content = state.getLines(start, end, state.blkIndent, false).trim();
   Object.assign(inline, { content, map: [start, end], children: [] });
   state.push("paragraph_close", "p", -1);
   state.line = end;
+  return [open, inline];
 }

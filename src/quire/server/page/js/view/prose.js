@@ -1,6 +1,7 @@
 // A model's growing Markdown on the page.
 import { copyText } from "../clipboard.js";
 import { h, icon } from "../dom.js";
+import { draw } from "../formulas.js";
 import { colour } from "../highlight.js";
 import { GrowingMarkdown } from "../markdown.js";
 import { GrowingCode } from "./growing_code.js";
@@ -63,10 +64,12 @@ export class Prose {
 
 const BLOCKS = "blockquote, h1, h2, h3, h4, h5, h6, li, ol, p, table, td, th, ul";
 
-/** Add each block's direction of writing, highlighting and a bar to code, and scrolling to tables. */
+/** Add each block's direction of writing, highlighting and a bar to code, scrolling to tables, and draw
+ * the formulas. */
 function dressed(fragment) {
   for (const block of fragment.querySelectorAll(BLOCKS)) block.dir = "auto";
   for (const code of fragment.querySelectorAll("pre > code")) dressCode(code);
+  for (const formula of fragment.querySelectorAll(".math")) draw(formula);
   for (const table of fragment.querySelectorAll("table")) {
     const frame = h("div", {
       class: "table-frame",
