@@ -35,6 +35,14 @@ def test_defaults_are_those_of_llamafactory() -> None:
     assert (params.max_tokens, params.repetition_penalty, params.n) == (1024, 1.0, 1)
 
 
+def test_what_a_request_does_not_set() -> None:
+    resolver = OptionResolver({"max_length": 99}, {"do_sample": False}, context_length=4096)
+    defaults = resolver.defaults
+    assert (defaults["temperature"], defaults["max_new_tokens"]) == (0.0, 99)
+    assert (defaults["top_k"], defaults["seed"]) == (50, None)
+    assert set(defaults) == set(OPTIONS_BY_NAME)
+
+
 def test_each_source_beats_the_next() -> None:
     model = {"temperature": 0.1, "top_p": 0.2, "top_k": 3, "eos_token_id": 7}
     params = merged({"temperature": 0.5}, {"temperature": 0.4, "top_p": 0.6}, model)

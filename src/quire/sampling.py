@@ -121,6 +121,12 @@ class OptionResolver:
         base = {one.param: self._base[one.name] for one in OPTIONS if one.param is not None}
         self._params: dict[str, Any] = base | {"n": 1, "eos_token_ids": self._eos}
 
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The value of each option that a request does not set; of None the engine decides."""
+        limit = self._answer_limit({}, 0)
+        return {**self._base, "temperature": self._temperature({}), "max_new_tokens": limit}
+
     def resolve(
         self,
         options: Mapping[str, Any],

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from openai import BadRequestError, OpenAI
@@ -54,6 +55,12 @@ def ask(client: OpenAI, url: str, **more: Any) -> str:
         max_tokens=8,
     )
     return str(answer.choices[0].message.content)
+
+
+def test_the_model_tells_what_it_sees(model: ChatModel) -> None:
+    with serving(model) as server:
+        told = httpx.get(f"{server.url}/v1/models").json()["data"]
+    assert [card["max_media"] for card in told] == [{"image": 4, "video": 2}]
 
 
 def test_data_urls_are_taken_and_nothing_else(model: ChatModel) -> None:

@@ -58,6 +58,11 @@ class MediaPrompts:
         self._closed = False
         self._lock = threading.Lock()  # guards the policy, the loader and `_closed`
 
+    @property
+    def limits(self) -> Mapping[Kind, int]:
+        """The most media of one prompt, of each kind that the model takes."""
+        return {kind: self._limits[kind] for kind in self.kinds}
+
     @classmethod
     def of_model(
         cls,

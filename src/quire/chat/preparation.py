@@ -237,6 +237,11 @@ class Preparation:
         elements = self.template.render_answer(shown, read_message(answer), **how)
         return self.template.encode_elements(elements, self.tokenizer)
 
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The value of each option that a request does not set, by the option's name."""
+        return self._resolver.defaults
+
     def params(
         self, options: Mapping[str, Any], prompt_length: int, *, streamed: bool = True
     ) -> SamplingParams:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, cast
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from quire.chat import ChatModel
-from quire.demo import demo_reward_path
+from quire.demo import demo_model_path, demo_reward_path
 from quire.request import ChatRequest
 from quire.tokenizer import Tokenizer
 from tests.server.serving import Served
@@ -163,6 +164,20 @@ def test_each_model_does_its_own_kind(http: httpx.Client, reward: httpx.Client) 
         ("/v1/chat/completions", {"messages": messages}),
     ):
         assert reward.post(path, json=body).status_code == 405
+
+
+# --- models ----------------------------------------------------------------------------------------
+
+
+def test_models_tell_what_they_take(http: httpx.Client) -> None:
+    own = json.loads((demo_model_path() / "generation_config.json").read_text())
+    listed = http.get("/v1/models").json()
+    assert listed["max_body_bytes"] == 32 * 2**20
+    for card in listed["data"]:
+        assert card["max_media"] == {}
+        wanted = {name: own[name] for name in ("temperature", "top_p")} | {"max_tokens": 1024}
+        assert wanted.items() <= card["defaults"].items()
+        assert "seed" not in card["defaults"]  # None: the engine decides
 
 
 # --- tokens --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -63,6 +64,8 @@ class ScriptedApi:
     models: list[dict[str, Any]] = field(default_factory=lambda: list(MODELS))
     bodies: list[dict[str, Any]] = field(default_factory=list)
     aborted: int = 0
+    cached: int = 0
+    """Tokens of each prompt that were in the prefix cache."""
     answer: str | None = None
     """What every question is answered, if not by what it says."""
     hold: threading.Event = field(default_factory=threading.Event)
@@ -74,7 +77,7 @@ class ScriptedApi:
 
     def reset(self) -> None:
         self.key, self.loading, self.aborted, self.models = None, False, 0, list(MODELS)
-        self.answer = None
+        self.answer, self.cached = None, 0
         self.bodies.clear()
         self.hold.clear()
 
@@ -84,7 +87,14 @@ class ScriptedApi:
 
         @app.get("/v1/models")
         async def models(request: Request) -> Response:
-            return self._refused(request) or JSONResponse({"object": "list", "data": self.models})
+            answer = {"object": "list", "data": self.models, "max_body_bytes": 200_000}
+            return self._refused(request) or JSONResponse(answer)
+
+        @app.post("/tokenize")
+        async def tokenize(request: Request) -> Response:
+            """A token a word; a text without any is one that this server cannot count."""
+            count = len((await request.json())["prompt"].split())
+            return JSONResponse({"count": count}) if count else problem(400, "no words")
 
         @app.post("/v1/chat/completions")
         async def chat(request: Request) -> Response:
@@ -116,7 +126,7 @@ class ScriptedApi:
         try:
             async for delta in self._deltas(body, asked):
                 tokens += 1
-                yield event(delta)
+                yield event(delta, logprobs=probabilities(delta) if "logprobs" in body else None)
         except asyncio.CancelledError:
             self.aborted += 1
             raise
@@ -128,7 +138,7 @@ class ScriptedApi:
         elif asked != "cut":
             finish = {"weather": "tool_calls", "length": "length"}.get(asked, "stop")
             yield event({}, finish)
-            yield usage(11, tokens)
+            yield usage(11, tokens, self.cached)
             yield b"data: [DONE]\n\n"
 
     async def _rest(self, begun: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
@@ -210,13 +220,25 @@ def text_of(message: dict[str, Any]) -> str:
     return "".join(part.get("text", "") for part in content)
 
 
-def event(delta: dict[str, Any], finish: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+def event(
+    delta: dict[str, Any], finish: str | None = None, logprobs: dict[str, Any] | None = None
+) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
     return f"data: {json.dumps({'model': 'scripted', 'choices': [choice]})}\n\n".encode()
 
 
-def usage(prompt: int, completion: int) -> bytes:
-    counts = {"prompt_tokens": prompt, "completion_tokens": completion}
+def probabilities(delta: dict[str, Any]) -> dict[str, Any] | None:
+    """Half for the token, a quarter for another one."""
+    if not delta.get("content"):
+        return None
+    rivals = [(delta["content"], math.log(0.5)), ("other ", math.log(0.25))]
+    top = [{"token": token, "logprob": logprob, "bytes": []} for token, logprob in rivals]
+    return {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
+
+
+def usage(prompt: int, completion: int, cached: int) -> bytes:
+    counts: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": completion}
+    counts["prompt_tokens_details"] = {"cached_tokens": cached}
     return f"data: {json.dumps({'choices': [], 'usage': counts})}\n\n".encode()
 
 

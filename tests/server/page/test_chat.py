@@ -163,7 +163,7 @@ async def test_settings_go_with_the_request(page: Page, api: ScriptedApi) -> Non
     await page.get_by_label("Top p").fill("0.9")
     await page.get_by_label("Most tokens").fill("64")
     await page.get_by_label("Seed").fill("7")
-    await page.get_by_label("Thinking").select_option("off")
+    await page.get_by_role("combobox", name="Thinking", exact=True).select_option("Off")
     await page.keyboard.press("Escape")
     await ask(page, "hello")
     assert api.last == {
@@ -178,7 +178,7 @@ async def test_settings_go_with_the_request(page: Page, api: ScriptedApi) -> Non
         "top_p": 0.9,
         "max_tokens": 64,
         "seed": 7,
-        "chat_template_kwargs": {"enable_thinking": False},
+        "enable_thinking": False,
     }
     await page.keyboard.press("Alt+KeyN")
     await reload(page)

@@ -9,17 +9,20 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.abc import Traversable
 from importlib.resources import files
 from pathlib import PurePosixPath
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from quire.characters import OBEYED
+from quire.options import Flag, Integer, Number, Option, String, Strings, on_wire
 
 PATHS = ("/", "/page/{name:path}")
 """The routes. The files hold no secret: the page itself asks for the key that the APIs need."""
@@ -28,9 +31,23 @@ _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
     ".woff2": "font/woff2",
+    ".wasm": "application/wasm",
+    ".bcmap": "application/octet-stream",
 }
+
+_OWN = frozenset(
+    {
+        "n",
+        "logprobs",
+        "prompt_logprobs",
+        "add_generation_prompt",
+        "continue_final_message",
+    }
+)
+"""Options that the page sets itself, or that have no meaning in a stream of one answer."""
 
 # Whatever an answer contains, none of it runs, and nothing is fetched from other origins.
 _POLICY = "; ".join(
@@ -46,11 +63,13 @@ _POLICY = "; ".join(
         "form-action 'none'",
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",
-        "trusted-types dompurify",
+        "trusted-types dompurify quire-worker",
     )
 )
+# A worker has the policy of its own file. The one that reads PDFs decodes scans with WebAssembly.
+_POLICY_OF_PDFS = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'"
+_PDFS = "vendor/pdfjs/pdf.worker.min.mjs"
 _HEADERS = {
-    "content-security-policy": _POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -63,18 +82,23 @@ _HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StaticFile:
     """A file as it is served; `tag`, its ETag, changes with its content."""
 
     content: bytes
-    gzipped: bytes
     media_type: str
     tag: str
+    policy: str = _POLICY
+
+    @cached_property
+    def gzipped(self) -> bytes:
+        """The content, packed when it is first asked for: most files never are."""
+        return gzip.compress(self.content, 9, mtime=0)
 
     def respond(self, request: Request) -> Response:
         """The file, gzipped if the client accepts that, or 304 if the client has it."""
-        headers = {**_HEADERS, "etag": self.tag}
+        headers = {**_HEADERS, "content-security-policy": self.policy, "etag": self.tag}
         if self.tag in _listed(request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)
         body = self.content
@@ -104,16 +128,48 @@ def router() -> APIRouter:
 @cache
 def page_files() -> Mapping[str, StaticFile]:
     """All files of the page by their names, such as `js/app.js`."""
-    made = {"js/obeyed.js": _static_file(_obeyed_characters(), ".js")}
+    made = {
+        "js/obeyed.js": _static_file(_obeyed_characters(), ".js"),
+        "js/options.js": _static_file(_request_options(), ".js"),
+    }
     return dict(_read(files(__name__), PurePosixPath())) | made
 
 
 def _obeyed_characters() -> bytes:
     """The list of characters that are shown as others: a module, made from the terminal's list."""
     rows = [[one.first, one.last, one.shown] for one in OBEYED]
-    return (
-        f"// Made from quire/characters.py.\nexport const OBEYED = {json.dumps(rows)};\n".encode()
+    return _module("characters.py", "OBEYED", rows)
+
+
+def _request_options() -> bytes:
+    """The options that the settings offer: a module, made from the table of all request options."""
+    options = on_wire("openai").items()
+    return _module(
+        "options.py", "OPTIONS", [_setting(*one) for one in options if one[0] not in _OWN]
     )
+
+
+def _setting(name: str, option: Option) -> dict[str, Any]:
+    """How an option is asked for: `kind` is the field's, `low` and `high` its range, if any."""
+    asked: dict[str, Any] = {"name": name, "meaning": option.meaning.replace("`", "")}
+    kind = option.wire_types.get("openai", option.type)
+    if isinstance(kind, Number):
+        low = 0 if kind.or_zero else kind.low
+        bounds = {"low": low, "high": kind.high}
+        finite = {key: value for key, value in bounds.items() if math.isfinite(value)}
+        return asked | {"kind": "number"} | finite
+    if isinstance(kind, Integer):
+        bounds = {"low": kind.low, "high": kind.high}
+        # Beyond these the browser's numbers have gaps.
+        safe = {key: one for key, one in bounds.items() if one is not None and abs(one) < 2**53}
+        return asked | {"kind": "integer"} | safe
+    kinds = {Flag: "flag", String: "text", Strings: "lines"}
+    return asked | {"kind": kinds.get(type(kind), "json")}
+
+
+def _module(source: str, name: str, value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False)
+    return f"// Made from quire/{source}.\nexport const {name} = {text};\n".encode()
 
 
 def _read(folder: Traversable, at: PurePosixPath) -> Iterator[tuple[str, StaticFile]]:
@@ -122,12 +178,13 @@ def _read(folder: Traversable, at: PurePosixPath) -> Iterator[tuple[str, StaticF
         if entry.is_dir():
             yield from _read(entry, path)
         elif path.suffix in _TYPES:
-            yield str(path), _static_file(entry.read_bytes(), path.suffix)
+            policy = _POLICY_OF_PDFS if str(path) == _PDFS else _POLICY
+            yield str(path), _static_file(entry.read_bytes(), path.suffix, policy)
 
 
-def _static_file(content: bytes, suffix: str) -> StaticFile:
+def _static_file(content: bytes, suffix: str, policy: str = _POLICY) -> StaticFile:
     tag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
-    return StaticFile(content, gzip.compress(content, 9, mtime=0), _TYPES[suffix], tag)
+    return StaticFile(content, _TYPES[suffix], tag, policy)
 
 
 def _listed(tags: str) -> set[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from quire.options import on_wire
 from quire.server.apis.body import json_answer
 from quire.server.apis.openai.schema import ModelCard, ModelList
 from quire.server.apis.openapi import documented
@@ -22,7 +24,8 @@ def router() -> APIRouter:
         """The served model and its adapters."""
         service = service_of(request)
         cards = [_card(model, service) for model in service.models.served()]
-        return json_answer({"object": "list", "data": cards})
+        limit = service.arguments.max_body_bytes
+        return json_answer({"object": "list", "data": cards, "max_body_bytes": limit})
 
     @routes.get("/v1/models/{name:path}", **documented(None, ModelCard))
     async def get_model(request: Request, name: str) -> Response:
@@ -37,6 +40,8 @@ def router() -> APIRouter:
 
 
 def _card(model: ServedName, service: Service) -> dict[str, Any]:
+    engine = service.engine
+    preparation = engine.tokens.preparation if engine.has_tokens else None
     return {
         "id": model.name,
         "object": "model",
@@ -44,5 +49,12 @@ def _card(model: ServedName, service: Service) -> dict[str, Any]:
         "owned_by": "quire",
         "root": service.models.name,
         "parent": model.parent,
-        "max_model_len": service.engine.info.context_length,
+        "max_model_len": engine.info.context_length,
+        "max_media": preparation.media.limits if preparation else {},
+        "defaults": _defaults(preparation.defaults) if preparation else {},
     }
+
+
+def _defaults(values: Mapping[str, Any]) -> dict[str, float | bool | str]:
+    named = {wire: values[option.name] for wire, option in on_wire("openai").items()}
+    return {name: value for name, value in named.items() if isinstance(value, (int, float, str))}

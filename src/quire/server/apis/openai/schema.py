@@ -464,11 +464,17 @@ class ModelCard(BaseModel):
     root: str
     parent: str | None
     max_model_len: int
+    max_media: dict[str, int]
+    """The most media of one prompt, by the kinds that the model takes: image, video, audio."""
+    defaults: dict[str, float | bool | str]
+    """What options are where a request does not set them, by their names in this API."""
 
 
 class ModelList(BaseModel):
     object: Literal["list"]
     data: list[ModelCard]
+    max_body_bytes: int
+    """Size of one request's body."""
 
 
 class State(BaseModel):

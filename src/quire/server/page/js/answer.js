@@ -17,6 +17,7 @@ export function newAnswer(model) {
     edited: false,
     rounds: 0,
     earlier: null,
+    logprobs: null,
     thought: null,
     ...newRound(),
   };
@@ -53,7 +54,11 @@ export function reopen(node) {
 /** Add a chunk to an answer. */
 export function takeChunk(node, chunk) {
   if (chunk.usage)
-    node.usage = { prompt: chunk.usage.prompt_tokens, completion: chunk.usage.completion_tokens };
+    node.usage = {
+      prompt: chunk.usage.prompt_tokens,
+      completion: chunk.usage.completion_tokens,
+      cached: chunk.usage.prompt_tokens_details?.cached_tokens ?? 0,
+    };
   if (chunk.model) node.model = chunk.model;
   const choice = chunk.choices?.[0];
   if (!choice) return;
@@ -67,6 +72,7 @@ export function takeChunk(node, chunk) {
   if (content || calls?.length) endThought(node);
   if (content) node.text += content;
   for (const call of calls ?? []) takeCall(node, call);
+  for (const token of choice.logprobs?.content ?? []) takeToken(node, token);
   if (choice.finish_reason) node.finish = choice.finish_reason;
 }
 
@@ -75,6 +81,12 @@ function takeCall(node, { index = 0, id, function: called = {} }) {
   if (id) call.id = id;
   call.name += called.name ?? "";
   call.arguments += called.arguments ?? "";
+}
+
+/** Keep a token of the answer: [its text, its log-probability, the same of the most likely ones]. */
+function takeToken(node, { token, logprob, top_logprobs: top = [] }) {
+  node.logprobs ??= [];
+  node.logprobs.push([token, logprob, top.map((one) => [one.token, one.logprob])]);
 }
 
 function endThought(node) {
@@ -92,11 +104,11 @@ export function endAnswer(node, error = null) {
   } else node.finish ??= "stop";
 }
 
-/** {tokens, rate, seconds, exact, decoding, rounds} of an answer; null before its first token.
+/** {tokens, rate, seconds, wait, exact, decoding, rounds} of an answer; null before its first token.
  *
- * The rate is that of decoding: the time to the first token is not in it, each time that the answer
- * went on. Without the server's count (a stopped answer, or one in flight) each chunk counts as a
- * token.
+ * The rate is that of decoding: the time to the first token, `wait` (the latest), is not in it, each
+ * time that the answer went on. Without the server's count (a stopped answer, or one in flight) each
+ * chunk counts as a token.
  */
 export function pace(node, now = Date.now()) {
   const { start, first, latest = null, end } = node.times ?? {};
@@ -111,5 +123,6 @@ export function pace(node, now = Date.now()) {
   const decoded = tokens - rounds;
   const rate =
     decoded > 0 && decoding > 0.02 ? decoded / decoding : tokens / Math.max(seconds, 0.001);
-  return { tokens, rate, seconds, exact: exact && before.exact, decoding, rounds };
+  const wait = (first - start) / 1000;
+  return { tokens, rate, seconds, wait, exact: exact && before.exact, decoding, rounds };
 }

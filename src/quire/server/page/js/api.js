@@ -28,20 +28,22 @@ export class Api {
     else sessionStorage.removeItem(KEY);
   }
 
-  /** The served models and adapters: [{id, parent, ...}]. */
+  /** {data: the served models and adapters [{id, parent, ...}], max_body_bytes}. */
   async models() {
     const answer = await this.#send("models", {});
-    return parsed(await unbroken(answer.text())).data;
+    return parsed(await unbroken(answer.text()));
+  }
+
+  /** How many tokens a text has; `signal` ends the request. */
+  async countTokens(text, model, signal) {
+    const body = { prompt: text, add_special_tokens: false, ...(model ? { model } : {}) };
+    const answer = await this.#send("../tokenize", asJson(body, signal));
+    return parsed(await unbroken(answer.text())).count;
   }
 
   /** The chunks of a streamed chat completion; an AbortSignal ends it. */
   async *chat(body, signal) {
-    const answer = await this.#send("chat/completions", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify(body),
-      signal,
-    });
+    const answer = await this.#send("chat/completions", asJson(body, signal));
     const events = readEvents(answer.body);
     try {
       for (;;) {
@@ -87,6 +89,11 @@ export class Api {
       .finally(() => (this.asking = null));
     return this.asking;
   }
+}
+
+function asJson(body, signal) {
+  const headers = { "content-type": "application/json" };
+  return { method: "POST", headers, body: JSON.stringify(body), signal };
 }
 
 const BROKEN = "The connection ended before the answer did.";

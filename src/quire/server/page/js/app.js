@@ -11,8 +11,6 @@ import { acceptDrops, Composer } from "./view/composer.js";
 import { askKey, showShortcuts } from "./view/dialogs.js";
 import { Header } from "./view/header.js";
 import { notify } from "./view/notices.js";
-import { openSettings } from "./view/settings.js";
-import { openShare } from "./view/share.js";
 import { Sidebar } from "./view/sidebar.js";
 import { Thread } from "./view/thread.js";
 
@@ -91,6 +89,26 @@ function actions(session, thread, composer, sidebar) {
     theme: () => switchTheme(session),
     help: whenFree(() => showShortcuts(shortcuts({}))),
   };
+}
+
+async function openSettings(session) {
+  const view = await loaded(() => import("./view/settings.js"));
+  view?.openSettings(session);
+}
+
+async function openShare(session) {
+  const view = await loaded(() => import("./view/share.js"));
+  view?.openShare(session);
+}
+
+/** What is loaded when it is first needed; null without the server. */
+async function loaded(load) {
+  try {
+    return await load();
+  } catch {
+    notify("The server cannot be reached. Does it still run?");
+    return null;
+  }
 }
 
 function retryLast(session) {

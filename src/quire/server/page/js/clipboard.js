@@ -19,7 +19,11 @@ export async function copyText(text) {
 export function copyFormulas(event) {
   const selection = getSelection();
   if (selection.isCollapsed || event.target.closest?.("input, textarea")) return;
-  const copy = h("div", { class: "unseen" }, wholeFormulas(selection.getRangeAt(0)).cloneContents());
+  const copy = h(
+    "div",
+    { class: "unseen" },
+    wholeFormulas(selection.getRangeAt(0)).cloneContents(),
+  );
   const formulas = copy.querySelectorAll(".math[data-source]");
   if (!formulas.length) return;
   for (const formula of formulas) formula.replaceChildren(formula.dataset.source);

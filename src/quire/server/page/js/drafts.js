@@ -1,5 +1,6 @@
 // What is being written and was not sent yet. It outlives a reload, in the tab's own sessionStorage:
 // two tabs never write over each other's drafts.
+import { idsOf } from "./store.js";
 
 const PREFIX = "quire.draft.";
 const EMPTY = Object.freeze({ text: "", files: [] });
@@ -48,7 +49,7 @@ export class Drafts {
 
   /** The ids of all files in drafts. */
   fileIds() {
-    return [...this.#kept.values()].flatMap(({ files }) => files.map(({ id }) => id));
+    return [...this.#kept.values()].flatMap(({ files }) => files.flatMap(idsOf));
   }
 
   #read(key) {

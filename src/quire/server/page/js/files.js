@@ -1,4 +1,5 @@
-// Files that can be attached, and their form in requests.
+// Files that can be attached, by their kinds and contents.
+import { textOf } from "./texts.js";
 
 const BY_NAME = {
   png: "image/png",
@@ -22,27 +23,84 @@ const BY_NAME = {
   avi: "video/x-msvideo",
 };
 const KINDS = ["image", "audio", "video"];
+// The type of files that are text, or that no model sees.
+const BY_CONTENT = ["image/svg+xml", "video/mp2t", "audio/x-mpegurl", "audio/mpegurl"];
+const MOST_TEXT = 20_000_000; // bytes
+const MOST_PDF = 100_000_000;
 
-/** The types that the file button offers. */
-export const ACCEPTED = KINDS.map((kind) => `${kind}/*`).join(",");
-
-/** {kind, type, name, size} of a File. Throws an Error where models take none of its kind. */
-export function describe(file) {
-  const ending = file.name.split(".").pop().toLowerCase();
-  const type = KINDS.includes(file.type.split("/")[0]) ? file.type : BY_NAME[ending];
+/** {kind, type, name, size, content, text, pages} of a File: `content` is the Blob to keep, `text` what
+ * is read of a text or a PDF. Throws an Error that says why it cannot be attached. */
+export async function readFile(file) {
   const name = file.name || "This";
-  if (!type) {
-    throw new Error(`${name} is no image, sound or video: nothing else can be attached.`);
+  const ending = name.split(".").pop().toLowerCase();
+  if (/^hei[cf]$/.test(ending) || /^image\/hei[cf]/.test(file.type)) {
+    throw new Error(`${name} is a picture in HEIC, which few programs read: save it as JPEG.`);
   }
-  if (type.startsWith("image/svg")) {
-    throw new Error(`${name} is a drawing in SVG, which models do not see: attach it as PNG.`);
+  const type = mediaType(file, ending);
+  if (type) {
+    const named = file.name || `pasted.${type.split("/")[1]}`;
+    return { kind: type.split("/")[0], type, name: named, size: file.size, content: file };
   }
+  if (file.size === 0) throw new Error(`${name} is empty.`);
+  const start = await bytesOf(file.slice(0, 1024), name);
+  return isPdf(start) ? pdf(file, name) : plainText(file, name, start);
+}
+
+function mediaType({ type }, ending) {
+  const told = KINDS.includes(type.split("/")[0]) ? type.split(";")[0] : BY_NAME[ending];
+  return BY_CONTENT.includes(told) ? null : told;
+}
+
+async function bytesOf(blob, name) {
+  try {
+    return new Uint8Array(await blob.arrayBuffer());
+  } catch {
+    throw new Error(`${name} could not be read. Is it a folder?`);
+  }
+}
+
+function isPdf(bytes) {
+  return new TextDecoder("latin1").decode(bytes).includes("%PDF-");
+}
+
+async function pdf(file, name) {
+  if (file.size > MOST_PDF) throw tooLarge(file, name, MOST_PDF);
+  const { readPdf } = await import("./pdfs.js");
+  const { pages, text } = await readPdf(file, name);
   return {
-    kind: type.split("/")[0],
-    type,
-    name: file.name || `pasted.${type.split("/")[1]}`,
+    kind: "pdf",
+    type: "application/pdf",
+    name,
     size: file.size,
+    content: file,
+    text,
+    pages,
   };
+}
+
+async function plainText(file, name, start) {
+  if (BINARY.some((sign) => sign.every((byte, index) => start[index] === byte))) throw unread(name);
+  if (file.size > MOST_TEXT) throw tooLarge(file, name, MOST_TEXT);
+  const text = textOf(await bytesOf(file, name));
+  if (text === null) throw unread(name);
+  const content = new Blob([text], { type: "text/plain" });
+  return { kind: "text", type: "text/plain", name, size: file.size, content, text };
+}
+
+const BINARY = [
+  [0x50, 0x4b, 3, 4],
+  [0x1f, 0x8b],
+  [0x7f, 0x45, 0x4c, 0x46],
+]; // ZIP, gzip, ELF
+
+function unread(name) {
+  return new Error(
+    `${name} is no text, PDF, picture, sound or video. Save a document as PDF, or unpack an archive.`,
+  );
+}
+
+function tooLarge(file, name, most) {
+  return new Error(`${name} has ${sizeText(file.size)}: at most ${sizeText(most)} are read.`);
 }
 
 /** A data URL of a Blob, under the type that the page knows it by. */

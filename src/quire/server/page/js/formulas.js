@@ -27,8 +27,7 @@ const KEPT = 500; // drawn formulas: those of a growing paragraph are drawn in e
 const drawings = new Map(); // source -> element
 let loading = null;
 
-/** Draw the formula of an element, at once if KaTeX is loaded; where it cannot be, it stays text.
- **/
+/** Draw the formula of an element, at once if KaTeX is loaded; where it cannot be, it stays text. */
 export async function draw(element) {
   const source = element.textContent;
   const formula = read(source, element);

@@ -52,7 +52,10 @@ const SIGNS = [
   ["rust", /^(?:pub )?fn \w+.*\{$|^use \w+::/m],
   ["python", /^(?:from [\w.]+ import |import [\w.]+(?: as \w+)?$|(?:async )?def \w+\(.*:$)/m],
   ["java", /^(?:public |final |abstract )+(?:class|interface|enum) \w+.*\{$/m],
-  ["javascript", /^(?:import .* from ["']|(?:export )?(?:async )?function\b|(?:const|let) \S+ = )/m],
+  [
+    "javascript",
+    /^(?:import .* from ["']|(?:export )?(?:async )?function\b|(?:const|let) \S+ = )/m,
+  ],
   ["sql", /^(?:SELECT|INSERT INTO|CREATE TABLE|UPDATE \w+ SET|ALTER TABLE)\b/i],
 ];
 

@@ -5,8 +5,7 @@
 
 const DEEPEST = 80; // quotes and lists within each other; markdown-it drops what is 100 deep
 const OPENER = /\\\(|\\\[|\\begin\{([A-Za-z]+\*?)\}/y;
-const DOLLARS =
-  /\$\$(?:\\.|[^$\\])+\$\$|\$(?![\s$])(?:\\.|[^$\\])*?(?:\\.|[^$\\\s])\$(?!\d)/sy;
+const DOLLARS = /\$\$(?:\\.|[^$\\])+\$\$|\$(?![\s$])(?:\\.|[^$\\])*?(?:\\.|[^$\\\s])\$(?!\d)/sy;
 const DISPLAY = /\\\[|\$\$|\\begin\{([A-Za-z]+\*?)\}/y;
 const CLOSERS = { "\\(": "\\)", "\\[": "\\]", $$: "$$" };
 const NOTE = /\[\^([\w-]{1,32})\]/y;
@@ -105,7 +104,11 @@ function noteText(state, start, end, silent) {
   (state.env.notes ??= new Set()).add(name);
   const stops = state.md.block.ruler.getRules("paragraph");
   let next = start + 1;
-  while (next < end && !state.isEmpty(next) && !stops.some((rule) => rule(state, next, end, true))) {
+  while (
+    next < end &&
+    !state.isEmpty(next) &&
+    !stops.some((rule) => rule(state, next, end, true))
+  ) {
     next += 1;
   }
   const [open, text] = pushParagraph(state, start, next);

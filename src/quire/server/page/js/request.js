@@ -1,6 +1,10 @@
 // From a path of messages and the settings to the body of a request.
 import { toDataUrl } from "./files.js";
+import { OPTIONS } from "./options.js";
+import { quoted } from "./texts.js";
 import { answered } from "./tree.js";
+
+const ALTERNATIVES = 5;
 
 /** The body of /v1/chat/completions. `blobOf(id)` resolves to a stored file, or to null; `begun` is
  * an answer after the path that is to go on. */
@@ -13,12 +17,10 @@ export async function chatBody(path, system, settings, blobOf, begun = null) {
   const body = { messages, stream: true, stream_options: { include_usage: true } };
   if (begun) body.continue_final_message = true;
   if (settings.model) body.model = settings.model;
-  for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
-    if (settings[name] !== null) body[name] = settings[name];
+  for (const { name } of OPTIONS) {
+    if (name in settings.options) body[name] = settings.options[name];
   }
-  if (settings.thinking !== "default") {
-    body.chat_template_kwargs = { enable_thinking: settings.thinking === "on" };
-  }
+  if (settings.probabilities) Object.assign(body, { logprobs: true, top_logprobs: ALTERNATIVES });
   const tools = readTools(settings.tools);
   if (tools.length) body.tools = tools;
   return body;
@@ -32,10 +34,15 @@ function isEmpty(node) {
 async function message(node, blobOf) {
   if (node.role === "tool") return { role: "tool", content: node.text, tool_call_id: node.callId };
   if (node.role === "assistant") return answer(node);
-  if (!node.files.length) return { role: "user", content: node.text };
-  const parts = await Promise.all(node.files.map((file) => part(file, blobOf)));
-  if (node.text) parts.push({ type: "text", text: node.text });
-  return { role: "user", content: parts };
+  const parts = (await Promise.all(node.files.map((file) => partsOf(file, blobOf)))).flat();
+  if (node.text) parts.push(textPart(node.text));
+  // Without media a text is sent as one, which servers of any kind take.
+  const plain = parts.every(({ type }) => type === "text");
+  return { role: "user", content: plain ? parts.map(({ text }) => text).join("\n\n") : parts };
+}
+
+function textPart(text) {
+  return { type: "text", text };
 }
 
 function answer(node) {
@@ -51,15 +58,32 @@ function answer(node) {
   return written;
 }
 
-async function part(file, blobOf) {
-  const blob = await blobOf(file.id);
-  if (!blob)
+async function partsOf(file, blobOf) {
+  const stored = async (id) => {
+    const blob = await blobOf(id);
+    if (blob) return blob;
     throw new Error(`The file ${file.name} is no longer in this browser: attach it again.`);
+  };
+  const { kind, name } = file;
+  if (kind === "pdf" && file.pictures?.length) {
+    const shown = file.pictures.length;
+    const pages = await Promise.all(file.pictures.map(async (id) => image(await stored(id))));
+    return [textPart(`${name}, ${shown} of ${file.pages} pages:`), ...pages];
+  }
+  if (kind === "text" || kind === "pdf") {
+    const text = await (await stored(file.textId ?? file.id)).text();
+    return [textPart(quoted(name, text))];
+  }
+  const blob = await stored(file.id);
+  if (kind === "image") return [await image(blob, file.type)];
   const url = await toDataUrl(blob, file.type);
-  if (file.kind === "image") return { type: "image_url", image_url: { url } };
-  if (file.kind === "video") return { type: "video_url", video_url: { url } };
+  if (kind === "video") return [{ type: "video_url", video_url: { url } }];
   const data = url.slice(url.indexOf(",") + 1);
-  return { type: "input_audio", input_audio: { data, format: soundFormat(file) } };
+  return [{ type: "input_audio", input_audio: { data, format: soundFormat(file) } }];
+}
+
+async function image(blob, type = blob.type) {
+  return { type: "image_url", image_url: { url: await toDataUrl(blob, type) } };
 }
 
 const FORMATS = {

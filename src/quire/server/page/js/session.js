@@ -1,17 +1,19 @@
 // The page's state and actions, without its view: conversations, and answers in flight.
 import { canGoOn, editedAnswer, endAnswer, newAnswer, reopen, takeChunk } from "./answer.js";
 import { Drafts } from "./drafts.js";
-import { describe } from "./files.js";
+import { readFile, sizeText } from "./files.js";
 import { chatBody } from "./request.js";
 import { saveSettings } from "./settings.js";
 import { fileIds } from "./store.js";
 import { Tabs } from "./tabs.js";
-import { exported, imported } from "./transfer.js";
+import { estimated } from "./texts.js";
 import * as tree from "./tree.js";
 
 const UNUSED = 86_400_000; // ms that a file is kept that was attached and never sent
 const SAVE_FIRST = 100; // ms after which an answer is first saved, so that little of a short one is lost
 const SAVE_EVERY = 1000; // ms, while an answer comes
+const COUNTED = 2_000_000; // characters; the tokens of a longer text are estimated
+const COUNT_PATIENCE = 5000; // ms
 
 /** Events: `list` (conversations), `opened` (another one), `thread` (the current one's messages),
  * `asked` (an answer to the current one begins), `progress` (detail: the node that grew), `settled`
@@ -27,6 +29,7 @@ export class Session extends EventTarget {
   constructor(api, store, settings) {
     super();
     Object.assign(this, { api, store, settings, conversations: [], models: [], isLoaded: false });
+    this.mostBytes = Infinity; // of a request
     this.drafts = new Drafts((text) => this.#tell("problem", text));
     this.tabs = new Tabs((id) => this.#runOf(id) !== undefined);
     this.tabs.addEventListener("saved", ({ detail }) => this.#takeSaved(detail.id));
@@ -59,7 +62,8 @@ export class Session extends EventTarget {
   }
 
   async loadModels() {
-    this.models = await this.api.models();
+    const { data, max_body_bytes: mostBytes = Infinity } = await this.api.models();
+    Object.assign(this, { models: data, mostBytes });
     const served = this.models.some((model) => model.id === this.settings.model);
     if (!served) this.set({ model: this.models[0]?.id ?? "" });
     this.#tell("settings");
@@ -109,6 +113,21 @@ export class Session extends EventTarget {
     if (this.isBegun) this.#keep(this.current);
   }
 
+  /** The options of requests that are set in all conversations, or in the current one alone. */
+  optionsOf(here) {
+    return (here ? this.current.options : this.settings.options) ?? {};
+  }
+
+  /** Set an option; null leaves it to the other conversations, or to the model. */
+  setOption(name, value, here) {
+    const { [name]: _, ...others } = this.optionsOf(here);
+    const options = value === null ? others : { ...others, [name]: value };
+    if (!here) return this.set({ options });
+    this.current.options = options;
+    this.current.changed = { ...this.current.changed, options: Date.now() };
+    if (this.conversations.includes(this.current)) this.#keep(this.current);
+  }
+
   async remove(conversation) {
     this.#removals += 1;
     this.stop(conversation);
@@ -141,12 +160,14 @@ export class Session extends EventTarget {
     };
   }
 
-  export(conversations = this.conversations) {
+  async export(conversations = this.conversations) {
+    const { exported } = await import("./transfer.js");
     return exported(conversations, this.store);
   }
 
   /** Returns the conversations that were imported. */
   async import(text) {
+    const { imported } = await import("./transfer.js");
     const added = await imported(text, this.store);
     this.conversations = [...this.conversations, ...added].sort(tree.latestFirst);
     this.#tell("list");
@@ -184,10 +205,63 @@ export class Session extends EventTarget {
 
   /** Keep a File for a message; returns what the message says of it. */
   async keepFile(file) {
-    const described = describe(file);
+    const { content, text, ...described } = await readFile(file);
+    if (text === undefined) this.#checkSize(described);
+    const kept = { id: await this.#keepBlob(content), ...described };
+    if (text === undefined) return kept;
+    if (kept.kind === "text") return { ...kept, tokens: await this.#count(text) };
+    if (!text) return this.asPictures(kept);
+    const textId = await this.#keepBlob(new Blob([text], { type: "text/plain" }));
+    return { ...kept, textId, tokens: await this.#count(text) };
+  }
+
+  /** Media are sent in base64, within one request. */
+  #checkSize({ name, size }) {
+    const most = Math.floor((this.mostBytes * 3) / 4);
+    if (size <= most) return;
+    const sizes = `${name} has ${sizeText(size)}: the server takes less than ${sizeText(most)}`;
+    throw new Error(`${sizes} (max_body_bytes).`);
+  }
+
+  /** A kept PDF, as pictures of its pages: as many as the model takes. */
+  async asPictures(file) {
+    if (!this.mostImages) {
+      throw new Error(`${file.name} has no text but pictures, which this model does not see.`);
+    }
+    const { drawPages } = await import("./pdfs.js");
+    const pages = await drawPages(await this.store.file(file.id), file.name, this.mostImages);
+    const pictures = await Promise.all(pages.map((page) => this.#keepBlob(page)));
+    return { ...file, pictures };
+  }
+
+  /** How many images the chosen model takes. */
+  get mostImages() {
+    return this.model?.max_media?.image ?? 0;
+  }
+
+  /** What the server says of the chosen model. */
+  get model() {
+    return this.models.find(({ id }) => id === this.settings.model) ?? null;
+  }
+
+  async #keepBlob(blob) {
     const id = tree.newId();
-    await this.store.saveFile(id, file);
-    return { id, ...described };
+    await this.store.saveFile(id, blob);
+    return id;
+  }
+
+  /** {count, exact}: the server counts, where it does so soon. */
+  async #count(text) {
+    if (text.length <= COUNTED) {
+      try {
+        const signal = AbortSignal.timeout(COUNT_PATIENCE);
+        const count = await this.api.countTokens(text, this.settings.model, signal);
+        return { count, exact: true };
+      } catch {
+        // its tokenizer is not known here, the text is too long, or the server is busy or away
+      }
+    }
+    return { count: estimated(text), exact: false };
   }
 
   /** Add a message at the end of the shown path, and have it answered. */
@@ -303,9 +377,11 @@ export class Session extends EventTarget {
 
   async #stream(conversation, node, signal) {
     const path = tree.pathTo(conversation, node.parent);
+    const options = { ...this.settings.options, ...conversation.options };
+    const settings = { ...this.settings, options };
     const fileOf = (id) => this.store.file(id);
     const begun = node.rounds ? node : null;
-    const body = await chatBody(path, conversation.system, this.settings, fileOf, begun);
+    const body = await chatBody(path, conversation.system, settings, fileOf, begun);
     signal.throwIfAborted();
     let nextSave = Date.now() + SAVE_FIRST;
     for await (const chunk of this.api.chat(body, signal)) {

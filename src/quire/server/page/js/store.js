@@ -182,5 +182,10 @@ class MemoryStore {
 
 /** The ids of all files of a conversation; several messages may share one. */
 export function fileIds(conversation) {
-  return new Set(conversation.nodes.flatMap((node) => node.files.map((file) => file.id)));
+  return new Set(conversation.nodes.flatMap((node) => node.files.flatMap(idsOf)));
+}
+
+/** The ids under which a file of a message is kept: a PDF has its text and its pages' pictures, too. */
+export function idsOf({ id, textId = null, pictures = [] }) {
+  return [id, ...(textId ? [textId] : []), ...pictures];
 }

@@ -1,5 +1,6 @@
 // Exports and imports conversations as one JSON file.
 import { fromDataUrl, toDataUrl } from "./files.js";
+import { OPTIONS } from "./options.js";
 import { fileIds } from "./store.js";
 import { newId } from "./tree.js";
 
@@ -58,10 +59,17 @@ function checked(given, renamed) {
     created: number(given.created),
     updated: number(given.updated),
     system: text(given.system),
+    options: checkedOptions(given.options),
     nodes: withParents(nodes.map((node) => checkedNode(node, renamed))),
     chosen: Object.fromEntries(Object.entries(given.chosen ?? {}).filter(([, id]) => text(id))),
     changed: {},
   };
+}
+
+/** Options that there are; whether a value is in range, the server says. */
+function checkedOptions(given) {
+  const known = OPTIONS.filter(({ name }) => given?.[name] !== undefined && given[name] !== null);
+  return Object.fromEntries(known.map(({ name }) => [name, given[name]]));
 }
 
 /** Nodes with parents before their children; nodes without a parent in the file are left out. */
@@ -85,15 +93,21 @@ function checkedNode(node, renamed) {
   return { ...kept, ...checkedAnswer(node) };
 }
 
-function checkedFile({ id, kind, type, name, size }, renamed) {
-  const known = ["image", "audio", "video"].includes(kind) ? kind : "image";
-  return {
+function checkedFile(file, renamed) {
+  const { id, kind, type, name, size } = file;
+  const kept = {
     id: renamed.get(id) ?? newId(),
-    kind: known,
+    kind: ["image", "audio", "video", "text", "pdf"].includes(kind) ? kind : "image",
     type: text(type),
     name: text(name),
     size: number(size),
   };
+  if (kept.kind !== "pdf") return kept;
+  const textId = renamed.get(file.textId) ?? null;
+  const pictures = (Array.isArray(file.pictures) ? file.pictures : []).map((one) =>
+    renamed.get(one),
+  );
+  return { ...kept, textId, pictures: pictures.filter(Boolean), pages: number(file.pages) };
 }
 
 function checkedAnswer(node) {
@@ -112,11 +126,12 @@ function checkedAnswer(node) {
     thought: number(node.thought, null),
     finish,
     error,
-    usage: numbers(node.usage, ["prompt", "completion"]),
+    usage: numbers(node.usage, ["prompt", "completion", "cached"]),
     times: numbers(node.times, ["start", "first", "latest", "end"]),
     pieces: number(node.pieces, 0),
     rounds: number(node.rounds, 0),
     earlier: checkedPace(node.earlier),
+    logprobs: checkedTokens(node.logprobs),
   };
 }
 
@@ -127,9 +142,16 @@ function numbers(value, names) {
 }
 
 function checkedPace(value) {
-  const names = ["tokens", "rate", "seconds", "decoding", "rounds"];
+  const names = ["tokens", "rate", "seconds", "wait", "decoding", "rounds"];
   const told = numbers(value, names);
   return told && names.every((name) => told[name] !== null)
     ? { ...told, exact: value.exact === true }
     : null;
+}
+
+/** The tokens of an answer with their log-probabilities, or null. */
+function checkedTokens(value) {
+  const isToken = (one) => typeof one?.[0] === "string" && Number.isFinite(one[1]);
+  const isKnown = (one) => isToken(one) && Array.isArray(one[2]) && one[2].every(isToken);
+  return Array.isArray(value) && value.every(isKnown) ? value : null;
 }

@@ -1,10 +1,10 @@
 // A conversation: a tree of messages, of which one path is shown, as plain values and functions.
 //
-// {id, title, named, created, updated, system, nodes: [node], chosen: {parent or "": child},
-//  changed: {title, system: when the user wrote it}}
+// {id, title, named, created, updated, system, options: {name: value}, nodes: [node],
+//  chosen: {parent or "": child}, changed: {title, system, options: when the user wrote it}}
 // node: {id, parent, role: user | assistant | tool, text, files, created, revision} and, of the
-// assistant, {reasoning, calls, model, edited, finish, error, usage, times, pieces, rounds: how often
-// it went on, earlier: the pace before that}; of a tool, {callId, name}.
+// assistant, {reasoning, calls, model, edited, finish, error, usage, times, logprobs, pieces, rounds:
+// how often it went on, earlier: the pace before that}; of a tool, {callId, name}.
 
 const TITLE_LENGTH = 60;
 
@@ -23,6 +23,7 @@ export function newConversation(system = "") {
     created: now,
     updated: now,
     system,
+    options: {},
     nodes: [],
     chosen: {},
     changed: {},
@@ -178,9 +179,10 @@ function reach({ role, finish, times, pieces = 0, rounds = 0 }) {
 function absorbNames(conversation, other) {
   const later = (name) => (other.changed?.[name] ?? 0) > (conversation.changed?.[name] ?? 0);
   const renamed = later("title") || (!conversation.title && other.title !== "");
-  const { title, named, system } = other;
+  const { title, named, system, options } = other;
   if (renamed) Object.assign(conversation, { title, named });
   if (later("system")) conversation.system = system;
+  if (later("options")) conversation.options = options;
   conversation.changed = { ...conversation.changed };
   for (const [name, time] of Object.entries(other.changed ?? {})) {
     conversation.changed[name] = Math.max(time, conversation.changed[name] ?? 0);

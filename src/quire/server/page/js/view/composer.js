@@ -1,11 +1,13 @@
 // The message field and its attached files.
 import { h, icon, iconButton } from "../dom.js";
-import { ACCEPTED } from "../files.js";
 import { isComposing, isTouched } from "../keys.js";
-import { fileChip } from "./media.js";
+import { fileChip, readingChip } from "./media.js";
+
+const LONG = 5000; // characters; a longer text becomes a file when it is pasted
 
 export class Composer {
   #files = [];
+  #reading = []; // names of files that are being read
   #attached = Promise.resolve(); // resolves once all files so far are stored, one after another
 
   constructor(session, form, { notify, editLast }) {
@@ -20,15 +22,12 @@ export class Composer {
     this.chips = h("ul", { class: "chips", "aria-label": "Attached files", hidden: true });
     this.picker = h("input", {
       type: "file",
-      accept: ACCEPTED,
       multiple: true,
       hidden: true,
       tabIndex: -1,
     });
     this.button = h("button", { class: "send" });
-    const attach = iconButton("attach", "Attach images, sounds or videos", () =>
-      this.picker.click(),
-    );
+    const attach = iconButton("attach", "Attach files", () => this.picker.click());
     form.append(
       this.chips,
       this.field,
@@ -53,10 +52,27 @@ export class Composer {
     this.button.setAttribute("aria-label", label);
   }
 
-  /** Attach files; those of unknown kinds are reported and left out. */
+  /** Attach files; those that cannot be read are reported and left out. */
   attach(files) {
+    for (const file of files) this.#add(file.name, () => this.session.keepFile(file));
+    this.focus();
+  }
+
+  /** Attach what `read` resolves to, after all files before it. */
+  #add(name, read) {
     const conversation = this.conversation;
-    this.#attached = this.#attached.then(() => this.#keepAll(files, conversation));
+    const mark = { name, conversation };
+    this.#reading.push(mark);
+    this.#drawChips();
+    this.#attached = this.#attached.then(async () => {
+      try {
+        this.#keep(await read(), conversation);
+      } catch (error) {
+        this.notify(error.message);
+      }
+      this.#reading.splice(this.#reading.indexOf(mark), 1);
+      this.#drawChips();
+    });
   }
 
   get #isEmpty() {
@@ -77,9 +93,11 @@ export class Composer {
     field.addEventListener("keydown", (event) => this.#key(event));
     field.addEventListener("paste", (event) => {
       const files = [...(event.clipboardData?.files ?? [])];
-      if (!files.length) return;
+      const text = event.clipboardData?.getData("text/plain") ?? "";
+      if (!files.length && text.length < LONG) return;
       event.preventDefault();
-      this.attach(files);
+      if (files.length) this.attach(files);
+      else this.#addText(text);
     });
     picker.addEventListener("change", () => {
       this.attach([...picker.files]);
@@ -87,6 +105,7 @@ export class Composer {
     });
     this.session.addEventListener("thread", () => this.draw());
     this.session.addEventListener("list", () => this.draw());
+    this.session.addEventListener("settings", () => this.#drawChips()); // another model sees or not
   }
 
   #key(event) {
@@ -100,18 +119,23 @@ export class Composer {
     }
   }
 
-  /** Add the files to the draft of the conversation that they were attached in. */
-  async #keepAll(files, conversation) {
-    for (const file of files) {
-      try {
-        const kept = await this.session.keepFile(file);
-        if (conversation === this.conversation) this.#setFiles([...this.#files, kept]);
-        else this.#addToDraft(conversation, kept);
-      } catch (error) {
-        this.notify(error.message);
-      }
-    }
-    this.focus();
+  /** A long text that was pasted; it can be put into the message after all. */
+  #addText(text) {
+    const name = `pasted-${this.#files.filter(({ pasted }) => pasted).length + 1}.txt`;
+    const file = new File([text], name, { type: "text/plain" });
+    this.#add(name, async () => ({ ...(await this.session.keepFile(file)), pasted: true }));
+  }
+
+  /** Add a file to the draft of the conversation that it was attached in. */
+  #keep(file, conversation) {
+    if (conversation === this.conversation) this.#setFiles([...this.#files, file]);
+    else this.#addToDraft(conversation, file);
+  }
+
+  /** Put another file, or none, in a file's place. */
+  #replace(file, other = null) {
+    const files = this.#files.map((one) => (one === file ? other : one));
+    this.#setFiles(files.filter((one) => one !== null));
   }
 
   #addToDraft(conversation, file) {
@@ -140,14 +164,49 @@ export class Composer {
   }
 
   #drawChips() {
-    const take = (file) => () => {
-      this.#setFiles(this.#files.filter((other) => other !== file));
-      this.focus();
-    };
-    this.chips.replaceChildren(
-      ...this.#files.map((file) => fileChip(file, this.session.store, take(file))),
-    );
-    this.chips.hidden = !this.#files.length;
+    const { store, model } = this.session;
+    const most = model?.max_model_len;
+    const chips = this.#files.map((file) => {
+      const remove = () => (this.#replace(file), this.focus());
+      return fileChip(file, store, remove, { more: this.#choices(file), most });
+    });
+    const here = this.#reading.filter(({ conversation }) => conversation === this.conversation);
+    this.chips.replaceChildren(...chips, ...here.map(({ name }) => readingChip(name)));
+    this.chips.hidden = !this.chips.children.length;
+    this.draw();
+  }
+
+  /** Buttons for what else a file can be. */
+  #choices(file) {
+    if (file.pasted) {
+      return [iconButton("edit", "Put it into the message", () => this.#writeOut(file))];
+    }
+    if (file.pictures?.length && file.textId) {
+      const asText = () => this.#replace(file, { ...file, pictures: [] });
+      return [iconButton("file", `${file.name} as text`, asText)];
+    }
+    if (file.kind !== "pdf" || file.pictures?.length || !this.session.mostImages) return [];
+    return [iconButton("picture", `${file.name} as pictures`, () => this.#showPages(file))];
+  }
+
+  #showPages(file) {
+    this.#replace(file);
+    this.#add(file.name, async () => {
+      try {
+        return await this.session.asPictures(file);
+      } catch (error) {
+        this.notify(error.message);
+        return file;
+      }
+    });
+  }
+
+  async #writeOut(file) {
+    const text = await (await this.session.store.file(file.id)).text();
+    this.#replace(file);
+    this.focus();
+    this.field.setRangeText(text, this.field.selectionStart, this.field.selectionEnd, "end");
+    this.#keepDraft();
     this.draw();
   }
 

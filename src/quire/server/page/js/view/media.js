@@ -17,6 +17,10 @@ function addressOf(file, store) {
 /** A file in a message: an image that opens in full size, or a player. */
 export function shownFile(file, store) {
   const frame = h("figure", { class: `file file-${file.kind}` });
+  if (file.kind === "text" || file.kind === "pdf") {
+    frame.append(documentButton(file, store));
+    return frame;
+  }
   addressOf(file, store).then((address) => {
     frame.append(
       address ? content(file, address) : h("span", { class: "file-gone" }, `${file.name} is gone`),
@@ -46,30 +50,101 @@ function content(file, address) {
 function showLarge(address, name) {
   const dialog = h("dialog", { class: "large", "aria-label": name, onclick: () => dialog.close() });
   dialog.append(h("img", { src: address, alt: name }));
+  openDialog(dialog);
+}
+
+function openDialog(dialog) {
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
 }
 
-/** An attached file, with a button that removes it. */
-export function fileChip(file, store, remove) {
-  const sign = h("span", { class: "chip-sign" }, file.kind === "image" ? null : icon("sound"));
+/** A text or a PDF in a message: what the model was given of it opens with it. */
+function documentButton(file, store) {
+  return h(
+    "button",
+    { type: "button", class: "chip", title: file.name, onclick: () => read(file, store) },
+    chipSign(file),
+    chipWords(file, sizeOf(file)),
+  );
+}
+
+const READ = 200_000; // characters of a text that are shown
+
+async function read(file, store) {
+  const dialog = h("dialog", { class: "reading", "aria-label": file.name });
+  const head = h("header", {}, h("h2", {}, file.name));
+  head.append(iconButton("close", "Close", () => dialog.close()));
+  const content = h("div", { class: "reading-body", tabIndex: 0 });
+  if (file.pictures?.length) {
+    for (const id of file.pictures) {
+      const address = await addressOf({ id }, store);
+      if (address) content.append(h("img", { src: address, alt: "A page" }));
+    }
+  } else {
+    const text = await (await store.file(file.textId ?? file.id))?.text();
+    const cut = text?.length > READ ? "\n…" : "";
+    content.append(
+      h("pre", { dir: "auto" }, (text?.slice(0, READ) ?? `${file.name} is gone`) + cut),
+    );
+  }
+  dialog.append(head, content);
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  openDialog(dialog);
+}
+
+/** An attached file, with a button that removes it. `more`: other buttons; `most`: the tokens that the
+ * model takes. */
+export function fileChip(file, store, remove, { more = [], most = Infinity } = {}) {
+  const sign = chipSign(file);
   if (file.kind === "image") {
     addressOf(file, store).then(
       (address) => address && sign.append(h("img", { src: address, alt: "" })),
     );
   }
-  const words = h(
-    "span",
-    { class: "chip-words" },
-    h("b", {}, file.name),
-    h("small", {}, sizeText(file.size)),
-  );
+  const tooLong = file.tokens?.count > most && !file.pictures?.length;
+  const note = tooLong ? h("small", { class: "problem" }, `The model takes ${shown(most)}`) : null;
   return h(
     "li",
     { class: "chip" },
     sign,
-    words,
+    chipWords(file, sizeOf(file), note),
+    more,
     iconButton("close", `Remove ${file.name}`, remove),
   );
+}
+
+/** A file that is still being read. */
+export function readingChip(name) {
+  const words = h("span", { class: "chip-words" }, h("b", {}, name), h("small", {}, "Reading…"));
+  return h("li", { class: "chip busy" }, chipSign({ kind: "text" }), words);
+}
+
+const SIGNS = { image: null, audio: "sound", video: "sound" };
+
+function chipSign({ kind }) {
+  const shape = kind in SIGNS ? SIGNS[kind] : "file";
+  return h("span", { class: "chip-sign" }, shape && icon(shape));
+}
+
+function chipWords(file, size, note = null) {
+  const words = h("span", { class: "chip-words", dir: "auto" }, h("b", {}, file.name));
+  words.append(h("small", {}, size), note ?? "");
+  return words;
+}
+
+/** "12 kB · 3 pages · ≈ 900 tokens", or the pages that are pictures. */
+function sizeOf({ size, pages, pictures, tokens }) {
+  const parts = [sizeText(size)];
+  const count = (number, word) => `${shown(number)} ${word}${number === 1 ? "" : "s"}`;
+  if (pictures?.length) parts.push(`${pictures.length} of ${count(pages, "page")} as pictures`);
+  else {
+    if (pages) parts.push(count(pages, "page"));
+    if (tokens) parts.push(`${tokens.exact ? "" : "≈ "}${count(tokens.count, "token")}`);
+  }
+  return parts.join(" · ");
+}
+
+function shown(number) {
+  return number.toLocaleString("en");
 }

@@ -175,9 +175,30 @@ class AnswerView {
       quietIcon("retry", "Retry", () => session.retry(node)),
       node.text && !node.calls.length ? quietIcon("edit", "Edit", () => edit(node)) : null,
       linkTo(node, session),
+      this.#probabilitiesButton(),
       ...paceText(node),
     ];
     return all.filter((each) => each !== null);
+  }
+
+  /** Shows the answer's tokens in place of its text, and the other way. */
+  #probabilitiesButton() {
+    const { node } = this;
+    if (!node.logprobs?.length) return null;
+    const button = quietIcon("chart", "Probabilities", async () => {
+      if (!this.tokens) {
+        const { tokensView } = await import("./probabilities.js");
+        this.tokens ??= tokensView(node.logprobs);
+        this.tokens.hidden = true;
+        this.#prose.element.after(this.tokens);
+      }
+      const shown = this.tokens.hidden;
+      this.tokens.hidden = !shown;
+      this.#prose.element.hidden = shown;
+      button.setAttribute("aria-pressed", String(shown));
+    });
+    button.setAttribute("aria-pressed", String(this.tokens?.hidden === false));
+    return button;
   }
 }
 
@@ -227,20 +248,22 @@ function timeText(seconds) {
 function paceText(node) {
   const told = pace(node);
   if (!told) return [];
-  const { tokens, rate, seconds, exact } = told;
+  const { tokens, rate, seconds, wait, exact } = told;
   const about = exact ? "" : "≈ ";
   const shownRate = rate >= 100 ? Math.round(rate) : rate.toFixed(1);
   const parts = [
+    ...promptText(node.usage),
     `${about}${tokens} ${tokens === 1 ? "token" : "tokens"}`,
     `${about}${shownRate} tokens/s`,
+    `first after ${timeText(wait)}`,
     timeText(seconds),
   ];
-  const prompt = Number.isFinite(node.usage?.prompt) ? `Prompt: ${node.usage.prompt} tokens` : "";
-  return [
-    h(
-      "span",
-      { class: "pace", title: prompt },
-      [prompt ? `${node.usage.prompt} in` : null, ...parts].filter(Boolean).join(" · "),
-    ),
-  ];
+  const title =
+    "Tokens of the prompt, of the answer, a second after the first one; time to it, and in all";
+  return [h("span", { class: "pace", title }, parts.join(" · "))];
+}
+
+function promptText(usage) {
+  if (!Number.isFinite(usage?.prompt)) return [];
+  return [`${usage.prompt} in${usage.cached ? ` (${usage.cached} cached)` : ""}`];
 }

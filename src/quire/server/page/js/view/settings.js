@@ -2,13 +2,8 @@
 import { h, iconButton } from "../dom.js";
 import { readTools } from "../request.js";
 import { keptData } from "./data.js";
+import { optionFields } from "./options.js";
 
-const NUMBERS = [
-  { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05 },
-  { name: "top_p", label: "Top p", min: 0, max: 1, step: 0.01 },
-  { name: "max_tokens", label: "Most tokens", min: 1, step: 1 },
-  { name: "seed", label: "Seed", step: 1 },
-];
 const EXAMPLE =
   '[{"name": "get_weather", "description": "…",\n  "parameters": {"type": "object", "properties": {…}}}]';
 
@@ -23,7 +18,7 @@ export function openSettings(session) {
   );
   const sections = [
     systemSection(session),
-    samplingSection(session),
+    section("Answers", null, optionFields(session), probabilities(session)),
     toolsSection(session),
     looksSection(session),
     section("Conversations", null, ...keptData(session)),
@@ -72,35 +67,11 @@ function systemSection(session) {
   );
 }
 
-function samplingSection(session) {
-  const numbers = NUMBERS.map((number) => numberField(session, number));
-  const thinking = choice(session, "thinking", [
-    ["default", "Default"],
-    ["on", "On"],
-    ["off", "Off"],
-  ]);
-  return section(
-    "Answers",
-    "An empty field leaves it to the server.",
-    h("div", { class: "grid" }, numbers),
-    labelled("Thinking", thinking),
-  );
-}
-
-function numberField(session, { name, label, ...limits }) {
-  const value = session.settings[name] ?? "";
-  const field = h("input", {
-    type: "number",
-    inputMode: "decimal",
-    placeholder: "Default",
-    ...limits,
-    value,
-  });
-  field.addEventListener("change", () => {
-    if (field.reportValidity())
-      session.set({ [name]: field.value === "" ? null : field.valueAsNumber });
-  });
-  return labelled(label, field);
+function probabilities(session) {
+  const box = h("input", { type: "checkbox", checked: session.settings.probabilities });
+  box.addEventListener("change", () => session.set({ probabilities: box.checked }));
+  const words = h("span", {}, "Ask for the probability of each token");
+  return h("label", { class: "check" }, box, words);
 }
 
 function choice(session, name, options) {

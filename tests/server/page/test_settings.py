@@ -1,0 +1,163 @@
+"""The settings of all request options, what an answer took, and its tokens' probabilities."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, expect
+
+from quire.options import on_wire
+from quire.server import page as page_module
+from quire.server.apis.openai.schema import ChatCompletionRequest
+from tests.server.page.actions import answers, ask, reload
+from tests.server.page.scripted_api import MODELS, ScriptedApi
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+DEFAULTS = {"temperature": 0.7, "max_tokens": 512, "do_sample": True}
+SET = {
+    "Temperature": ("temperature", "0.2", 0.2),
+    "Top k": ("top_k", "7", 7),
+    "Stop": ("stop", "END\n\\n\\n", ["END", "\n\n"]),
+    "Reasoning effort": ("reasoning_effort", "low", "low"),
+    "Logit bias": ("logit_bias", '{"5": -1.5}', {"5": -1.5}),
+}
+
+
+def options_of_the_page() -> list[dict[str, Any]]:
+    text = page_module.page_files()["js/options.js"].content.decode()
+    return json.loads(text[text.index("[") : text.rindex("]") + 1])
+
+
+async def test_the_page_offers_the_options_of_the_table() -> None:
+    offered = options_of_the_page()
+    names = {one["name"] for one in offered}
+    left = {"n", "logprobs", "prompt_logprobs", "add_generation_prompt", "continue_final_message"}
+    assert names == set(on_wire("openai")) - left
+    assert names <= set(ChatCompletionRequest.model_fields)
+    kinds = {one["name"]: one for one in offered}
+    assert (kinds["temperature"]["kind"], kinds["temperature"]["high"]) == ("number", 2)
+    assert (kinds["top_k"]["kind"], kinds["top_k"]["low"]) == ("integer", -1)
+    assert "high" not in kinds["max_tokens"]
+    assert kinds["do_sample"]["kind"] == "flag"
+    assert kinds["stop"]["kind"] == "lines"
+    assert kinds["response_format"]["kind"] == "json"
+
+
+async def test_all_options_go_with_the_request(page: Page, api: ScriptedApi) -> None:
+    await page.keyboard.press("Alt+KeyS")
+    await page.get_by_text("All options").click()
+    for label, (_, written, _) in SET.items():
+        await page.get_by_label(label, exact=True).fill(written)
+    await page.get_by_label("Ignore eos").select_option("On")
+    await page.get_by_label("Logit bias").blur()
+    await page.keyboard.press("Escape")
+    await ask(page, "hello")
+    wanted = {name: value for name, _, value in SET.values()} | {"ignore_eos": True}
+    sent = {name: value for name, value in api.last.items() if name in on_wire("openai")}
+    assert sent == wanted
+    await reload(page)
+    await page.keyboard.press("Alt+KeyS")
+    for label, (_, written, _) in SET.items():  # the group is open, since something is set in it
+        field = page.get_by_label(label, exact=True)
+        await expect(field).to_be_visible()
+        assert (await field.input_value()).replace("\n ", "").replace("\n}", "}") == written
+    await page.get_by_label("Logit bias").fill("{")
+    await page.get_by_label("Top k").fill("1.5")
+    await page.get_by_label("Temperature").fill("3")
+    await page.keyboard.press("Escape")
+    await ask(page, "again")
+    sent = {name: value for name, value in api.last.items() if name in on_wire("openai")}
+    assert sent == wanted  # what is wrong is not kept
+
+
+async def test_the_models_own_defaults_are_shown(page: Page, api: ScriptedApi) -> None:
+    api.models = [{**MODELS[0], "defaults": DEFAULTS}]
+    await page.reload()
+    await expect(page.locator("#model option")).to_have_count(1)
+    await page.keyboard.press("Alt+KeyS")
+    temperature = page.get_by_label("Temperature")
+    await expect(temperature).to_have_attribute("placeholder", "0.7")
+    await expect(page.get_by_label("Most tokens")).to_have_attribute("placeholder", "512")
+    await expect(page.get_by_label("Seed")).to_have_attribute("placeholder", "Default")
+    sampled = page.locator(".field", has_text="Do sample").locator("option").first
+    await expect(sampled).to_have_text("Default (on)")
+
+
+async def test_a_conversation_has_options_of_its_own(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "first")
+    await page.keyboard.press("Alt+KeyS")
+    await page.get_by_label("Temperature").fill("0.2")
+    await page.get_by_label("In this one").check()
+    temperature = page.get_by_label("Temperature")
+    await expect(temperature).to_have_value("")
+    await expect(temperature).to_have_attribute("placeholder", "0.2")
+    await temperature.fill("0.9")
+    await page.get_by_label("Seed").fill("5")
+    await page.keyboard.press("Escape")
+    await ask(page, "here")
+    assert (api.last["temperature"], api.last["seed"]) == (0.9, 5)
+    await page.keyboard.press("Alt+KeyN")
+    await ask(page, "elsewhere")
+    assert (api.last["temperature"], "seed" in api.last) == (0.2, False)
+    await reload(page)
+    await page.locator("#sidebar .title", has_text="first").click()
+    await page.keyboard.press("Alt+KeyS")
+    await expect(page.get_by_label("In this one")).to_be_checked()
+    await page.get_by_label("Temperature").fill("")
+    await page.keyboard.press("Escape")
+    await ask(page, "once more")
+    assert (api.last["temperature"], api.last["seed"]) == (0.2, 5)
+
+
+async def test_settings_of_an_earlier_page_are_kept(page: Page, api: ScriptedApi) -> None:
+    old = {"temperature": 0.3, "top_p": None, "seed": 3, "thinking": "off", "theme": "dark"}
+    await page.evaluate("(old) => localStorage.setItem('quire.settings', JSON.stringify(old))", old)
+    await page.reload()
+    await page.locator("#model option").first.wait_for(state="attached")
+    await ask(page, "hello")
+    told = {
+        name: api.last.get(name) for name in ("temperature", "top_p", "seed", "enable_thinking")
+    }
+    assert told == {"temperature": 0.3, "top_p": None, "seed": 3, "enable_thinking": False}
+
+
+async def test_what_an_answer_took_is_told(page: Page, api: ScriptedApi) -> None:
+    api.cached = 8
+    await ask(page, "hello")
+    pattern = r"^11 in \(8 cached\) · 5 tokens · \S+ tokens/s · first after \S+ m?s · \S+ m?s$"
+    await expect(page.locator(".pace")).to_have_text(re.compile(pattern))
+
+
+async def test_the_probabilities_of_tokens_are_shown(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "without")
+    assert "logprobs" not in api.last
+    await expect(page.get_by_role("button", name="Probabilities")).to_have_count(0)
+    await page.keyboard.press("Alt+KeyS")
+    await page.get_by_label("Ask for the probability").check()
+    await page.keyboard.press("Escape")
+    await ask(page, "with")
+    assert (api.last["logprobs"], api.last["top_logprobs"]) == (True, 5)
+    await reload(page)
+    await page.locator("#sidebar .title").first.click()
+    answer = answers(page).last
+    await answer.get_by_role("button", name="Probabilities").click()
+    await expect(answer.locator(".prose").last).to_be_hidden()
+    tokens = answer.locator(".tokens > .token")
+    await expect(tokens).to_have_text(["You ", "said: ", "with", "."])
+    await expect(tokens.first).to_have_class(re.compile("open"))
+    await tokens.nth(1).hover()
+    card = answer.locator(".alternatives")
+    await expect(card.locator("li")).to_have_text(["said:␣50.0 %", "other␣25.0 %"])
+    await page.locator("#title").hover()
+    await expect(card).to_be_hidden()
+    await answer.locator(".tokens").focus()
+    await page.keyboard.press("ArrowRight")
+    await page.keyboard.press("ArrowRight")
+    await expect(card.locator("li.taken")).to_have_text("with50.0 %")
+    await answer.get_by_role("button", name="Probabilities").click()
+    await expect(answer.locator(".prose").last).to_be_visible()
+    await expect(answer.locator(".tokens")).to_be_hidden()
