@@ -22,7 +22,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from quire.characters import OBEYED
-from quire.options import Flag, Integer, Number, Option, String, Strings, on_wire
+from quire.options import Flag, Integer, Number, Option, OptionType, String, Strings, on_wire
 
 PATHS = ("/", "/page/{name:path}")
 """The routes. The files hold no secret: the page itself asks for the key that the APIs need."""
@@ -163,7 +163,7 @@ def _setting(name: str, option: Option) -> dict[str, Any]:
         # Beyond these the browser's numbers have gaps.
         safe = {key: one for key, one in bounds.items() if one is not None and abs(one) < 2**53}
         return asked | {"kind": "integer"} | safe
-    kinds = {Flag: "flag", String: "text", Strings: "lines"}
+    kinds: dict[type[OptionType], str] = {Flag: "flag", String: "text", Strings: "lines"}
     return asked | {"kind": kinds.get(type(kind), "json")}
 
 
