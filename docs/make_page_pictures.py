@@ -1,4 +1,5 @@
-"""Makes the pictures of the chat page in docs/pictures, of the demo model on NativeEngine.
+"""Makes the pictures of the chat page in docs/pictures, of the demo model on NativeEngine; that of
+formulas is of an answer that was written by hand.
 
 Run it from the repository's root, with what the tests need: `python -m docs.make_page_pictures`.
 The fonts are those of the machine: Inter, JetBrains Mono and TeX Gyre Pagella were there.
@@ -17,10 +18,30 @@ from quire.chat import ChatModel
 from quire.demo import demo_model_path
 from tests.server.page.actions import ask, settled
 from tests.server.page.conftest import FLAGS, browser_program
+from tests.server.page.pdfs import text_pdf
+from tests.server.page.scripted_api import scripted_api
+from tests.server.page.test_media import choose
 from tests.server.serving import serving
 
 PICTURES = Path(__file__).parent / "pictures"
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+FORMULAS = r"""The factor makes the density a density: its integral is 1. With $t = (x - \mu) / \sigma$,
+
+$$
+\int_{-\infty}^{\infty} \frac{1}{\sigma\sqrt{2\pi}}\,
+e^{-\frac12\left(\frac{x-\mu}{\sigma}\right)^2}\,dx
+= \frac{1}{\sqrt{2\pi}} \int_{-\infty}^{\infty} e^{-t^2/2}\,dt = 1,
+$$
+
+since the last integral squared is one over the plane[^1]:
+
+\begin{align*}
+\left(\int_{-\infty}^{\infty} e^{-t^2/2}\,dt\right)^2
+  &= \int_0^{2\pi}\!\!\int_0^{\infty} e^{-r^2/2}\,r\,dr\,d\varphi = 2\pi.
+\end{align*}
+
+[^1]: In polar coordinates, \(dx\,dy = r\,dr\,d\varphi\).
+"""
 TOOL = {"name": "get_weather", "description": "Get the current weather for a city."}
 
 
@@ -89,6 +110,18 @@ async def paper(browser: Browser, url: str) -> None:
     await taken(page, "print")
 
 
+async def formulas(browser: Browser) -> None:
+    with scripted_api() as api:
+        api.models = [{"id": "a-model", "parent": None, "max_media": {"image": 4}}]
+        api.answer = FORMULAS
+        page = await opened(browser, api.url, 1200, "light")
+        pages = text_pdf("The normal distribution", "Moments")
+        await choose(page, ("normal-distribution.pdf", "application/pdf", pages))
+        await ask(page, "Why does the density have this factor?")
+        await page.locator(".katex-display").last.wait_for()
+        await taken(page, "formulas")
+
+
 async def make(url: str) -> None:
     async with async_playwright() as playwright:
         flags = [*FLAGS, "--font-render-hinting=none"]
@@ -96,6 +129,7 @@ async def make(url: str) -> None:
         await wide(browser, url)
         await narrow(browser, url)
         await paper(browser, url)
+        await formulas(browser)
         await browser.close()
 
 
