@@ -60,6 +60,7 @@ async def test_all_options_go_with_the_request(page: Page, api: ScriptedApi) -> 
     sent = {name: value for name, value in api.last.items() if name in on_wire("openai")}
     assert sent == wanted
     await reload(page)
+    await page.locator("#model option").first.wait_for(state="attached")
     await page.keyboard.press("Alt+KeyS")
     for label, (_, written, _) in SET.items():  # the group is open, since something is set in it
         field = page.get_by_label(label, exact=True)
