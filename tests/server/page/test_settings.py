@@ -162,3 +162,26 @@ async def test_the_probabilities_of_tokens_are_shown(page: Page, api: ScriptedAp
     await answer.get_by_role("button", name="Probabilities").click()
     await expect(answer.locator(".prose").last).to_be_visible()
     await expect(answer.locator(".tokens")).to_be_hidden()
+
+
+async def test_a_conversation_may_leave_an_option_to_the_model(
+    page: Page, api: ScriptedApi
+) -> None:
+    await page.keyboard.press("Alt+KeyS")
+    await page.get_by_label("Temperature", exact=True).fill("0.2")
+    await page.get_by_text("In this one", exact=True).click()
+    temperature = page.get_by_label("Temperature", exact=True)
+    await page.get_by_label("The model’s own", exact=True).check()
+    await expect(temperature).to_be_disabled()
+    await page.keyboard.press("Escape")
+    await ask(page, "hello")
+    assert "temperature" not in api.last
+    await reload(page)
+    await page.locator("#model option").first.wait_for(state="attached")
+    await page.keyboard.press("Alt+KeyS")
+    await expect(temperature).to_be_disabled()
+    await page.get_by_label("The model’s own", exact=True).uncheck()
+    await expect(temperature).to_be_enabled()
+    await page.keyboard.press("Escape")
+    await ask(page, "again")
+    assert api.last["temperature"] == 0.2

@@ -18,7 +18,8 @@ export async function chatBody(path, system, settings, blobOf, begun = null) {
   if (begun) body.continue_final_message = true;
   if (settings.model) body.model = settings.model;
   for (const { name } of OPTIONS) {
-    if (name in settings.options) body[name] = settings.options[name];
+    const value = settings.options[name] ?? null;
+    if (value !== null) body[name] = value;
   }
   if (settings.probabilities) Object.assign(body, { logprobs: true, top_logprobs: ALTERNATIVES });
   const tools = readTools(settings.tools);

@@ -113,7 +113,8 @@ export class Session extends EventTarget {
     if (this.isBegun) this.#keep(this.current);
   }
 
-  /** The options of requests that are set in all conversations, or in the current one alone. */
+  /** The options of requests that are set in all conversations, or in the current one alone; null in the
+   * current one leaves an option to the model that is set in all. */
   optionsOf(here) {
     return (here ? this.current.options : this.settings.options) ?? {};
   }
@@ -122,7 +123,16 @@ export class Session extends EventTarget {
   setOption(name, value, here) {
     const { [name]: _, ...others } = this.optionsOf(here);
     const options = value === null ? others : { ...others, [name]: value };
-    if (!here) return this.set({ options });
+    if (here) this.#setOptionsHere(options);
+    else this.set({ options });
+  }
+
+  /** In the current conversation, leave an option to the model that is set in all conversations. */
+  leaveToModel(name) {
+    this.#setOptionsHere({ ...this.optionsOf(true), [name]: null });
+  }
+
+  #setOptionsHere(options) {
     this.current.options = options;
     this.current.changed = { ...this.current.changed, options: Date.now() };
     if (this.conversations.includes(this.current)) this.#keep(this.current);

@@ -59,8 +59,24 @@ function optionField(session, option, here) {
   const value = session.optionsOf(here)[name] ?? null;
   const keep = (changed) => session.setOption(name, changed, here);
   const field = FIELDS[kind](option, value, elsewhere(session, name, here), keep);
-  const label = LABELS[name] ?? labelOf(name);
-  return h("label", { class: "field", title: meaning }, h("span", {}, label), field);
+  const text = LABELS[name] ?? labelOf(name);
+  const label = h("label", { class: "field", title: meaning }, h("span", {}, text), field);
+  const isSetInAll = here && name in session.optionsOf(false);
+  return isSetInAll ? h("div", {}, label, leftToModel(session, name, field)) : label;
+}
+
+/** Beside an option that is set in all conversations: leave it to the model in this one. */
+function leftToModel(session, name, field) {
+  const isLeft = session.optionsOf(true)[name] === null;
+  field.disabled = isLeft;
+  const onchange = ({ target }) => {
+    field.disabled = target.checked;
+    if (target.checked) session.leaveToModel(name);
+    else session.setOption(name, null, true);
+    if ("value" in field) field.value = "";
+  };
+  const box = h("input", { type: "checkbox", checked: isLeft, onchange });
+  return h("label", { class: "left" }, box, h("span", {}, "The model’s own"));
 }
 
 /** The value that holds where a field is empty; undefined if it is not known. */
