@@ -91,10 +91,16 @@ class Person:
         """Wait for the end; return the exit code."""
         return self.process.wait(PATIENCE)
 
+    def hang_up(self) -> None:
+        """Close the terminal's window."""
+        os.close(self._master)
+        self._master = -1
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._master)
+        if self._master >= 0:
+            os.close(self._master)
         os.close(self.slave)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -105,6 +107,24 @@ def with_echo() -> AbstractContextManager[None]:
 
 
 @contextmanager
+def closed_terminal(heed: Callable[[], None]) -> Generator[None]:
+    """Call `heed` if the terminal is closed, or the process is told to end; it may raise."""
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def take(number: int, frame: object) -> None:
+        heed()
+
+    before = {one: signal.signal(one, take) for one in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@contextmanager
 def _echo(wanted: bool) -> Generator[None]:
     try:
         import termios
@@ -122,7 +142,8 @@ def _echo(wanted: bool) -> Generator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(number, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # the terminal may have been closed
+            termios.tcsetattr(number, termios.TCSADRAIN, before)
 
 
 def report_error(text: str) -> None:

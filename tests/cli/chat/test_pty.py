@@ -102,6 +102,23 @@ def test_a_conversation_goes_on_in_another_terminal(person: Person, tmp_path: Pa
         other.close()
 
 
+def test_an_answer_is_kept_whose_terminal_is_closed(person: Person, tmp_path: Path) -> None:
+    person.sees("(?m)^>")
+    person.type("long\r")
+    person.sees("word word word")
+    person.hang_up()
+    assert person.leaves() == 0
+
+    command = [word for word in CHAT if word != "folder"]
+    other = Person([*command, "-c"], tmp_path)
+    try:
+        assert "word word word" in other.sees("Going on with 1, 2 messages")
+        other.type("/exit\r")
+        assert other.leaves() == 0
+    finally:
+        other.close()
+
+
 def test_a_prompt_at_the_terminal_is_answered_once(tmp_path: Path) -> None:
     person = Person([*CHAT, "**Hello**"], tmp_path)
     try:

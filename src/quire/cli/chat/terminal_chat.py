@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -27,7 +28,7 @@ from quire.cli.chat.session import Session
 from quire.cli.chat.slash_commands import run_command
 from quire.cli.chat.slash_table import Leave
 from quire.cli.chat.text_files import TextFile
-from quire.cli.terminal import MARKS, no_echo, told_fault
+from quire.cli.terminal import MARKS, closed_terminal, no_echo, told_fault
 from quire.errors import QuireError, RequestError
 from quire.messages import ToolCall, read_message
 
@@ -70,6 +71,7 @@ class TerminalChat:
         self.keeping, self._loaded = keeping, loaded
         self.session = Session(model.engine.generating_args.explicit())
         self.show_stats = False
+        self._is_gone = False
         self.answers: list[Answer] = []
         self._remarks: list[str] = []
         for name, value in (options or {}).items():
@@ -89,14 +91,20 @@ class TerminalChat:
     def run(self) -> None:
         """Converse until the user leaves."""
         # What is typed before a prompt is there is shown by the prompt alone.
-        with no_echo():
+        with no_echo(), closed_terminal(self._hang_up):
             try:
                 self._converse()
             finally:
                 _undisturbed(self._keep)
 
+    def _hang_up(self) -> None:
+        """The terminal is gone: an answer under way ends and is kept as if it had been stopped."""
+        self._is_gone = True
+        self.console.file = io.StringIO()
+        raise KeyboardInterrupt
+
     def _converse(self) -> None:
-        while True:
+        while not self._is_gone:
             try:
                 line = self.reader.read(">")
             except KeyboardInterrupt:
