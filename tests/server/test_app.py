@@ -7,6 +7,7 @@ import json
 import random
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -340,6 +341,7 @@ def test_a_reader_that_stands_still_is_given_up(tokenizer: Tokenizer) -> None:
         connection = sent(served, {**HELLO, "stream": True, "max_tokens": 10**5})
         wait_until(lambda: engine.open_requests == 1)
         wait_until(lambda: engine.open_requests == 0)
+        time.sleep(1.0)  # the engine may have ended just before the reader's time was over
         connection.settimeout(60)
         received = 0
         with pytest.raises(ConnectionError):

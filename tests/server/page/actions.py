@@ -46,7 +46,10 @@ STORE_IDLE = """() => new Promise((resolve, reject) => {
 async def reload(page: Page) -> None:
     """Load the page anew, once all that it has begun to keep or to delete is kept or deleted."""
     await page.evaluate(STORE_IDLE)
+    shows = await page.locator("article").count() > 0 and "#" in page.url
     await page.reload()
+    if shows:  # the conversation of the address is read anew
+        await page.locator("article").first.wait_for()
 
 
 async def settled(page: Page) -> None:

@@ -17,7 +17,6 @@ import mmap
 import os
 import platform
 import struct
-import sys
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,11 @@ _GOTOFF64, _PC64, _GOT64, _GOTPC64 = 25, 24, 27, 29
 
 def load_object(code: bytes, entry: str) -> tuple[int, object]:
     """The address of a function in an object file, and what keeps its code alive."""
-    if sys.platform == "linux" and platform.machine() == "x86_64":
+    if (
+        platform.machine() == "x86_64"
+        and hasattr(os, "memfd_create")
+        and hasattr(mmap, "MAP_PRIVATE")
+    ):
         try:
             image = _Image(code)
             return image.address(entry), image
