@@ -161,7 +161,7 @@ async def test_settings_go_with_the_request(page: Page, api: ScriptedApi) -> Non
     await page.get_by_label("Of this conversation").fill("Be brief.")
     await page.get_by_label("Temperature").fill("0.5")
     await page.get_by_label("Top p").fill("0.9")
-    await page.get_by_label("Most tokens").fill("64")
+    await page.get_by_label("Max tokens").fill("64")
     await page.get_by_label("Seed").fill("7")
     await page.get_by_role("combobox", name="Thinking", exact=True).select_option("Off")
     await page.keyboard.press("Escape")

@@ -19,7 +19,7 @@ async def test_a_conversation_with_the_demo_model(browser: Browser, served: Serv
         assert models == [model.name for model in served.service.models.served()]
         await page.keyboard.press("Alt+KeyS")
         await page.get_by_label("Temperature").fill("0")
-        await page.get_by_label("Most tokens").fill("40")
+        await page.get_by_label("Max tokens").fill("40")
         await page.keyboard.press("Escape")
         await ask(page, "Hello! Who are you?")
         first = await answers(page).locator(".prose").last.inner_text()
@@ -41,7 +41,7 @@ async def test_an_answer_that_was_cut_goes_on(browser: Browser, served: Served) 
     async with opened(browser, served.url, complaints) as page:
         await page.keyboard.press("Alt+KeyS")
         await page.get_by_label("Temperature").fill("0")
-        await page.get_by_label("Most tokens").fill("6")
+        await page.get_by_label("Max tokens").fill("6")
         await page.keyboard.press("Escape")
         await ask(page, "Hello! Who are you?")
         begun = await answers(page).locator(".prose").last.inner_text()
@@ -60,7 +60,7 @@ async def test_the_servers_own_errors_are_told(browser: Browser, served: Served)
     complaints: list[str] = []
     async with opened(browser, served.url, complaints) as page:
         await page.keyboard.press("Alt+KeyS")
-        await page.get_by_label("Most tokens").fill("40")
+        await page.get_by_label("Max tokens").fill("40")
         await page.keyboard.press("Escape")
         await composer(page).fill("word " * 20_000)
         await composer(page).press("Enter")

@@ -125,7 +125,7 @@ async def test_a_page_enlarged_four_times_loses_nothing(
     for button in ("Continue", "Copy", "Retry", "Edit"):
         await answers(page).last.get_by_role("button", name=button, exact=True).click(trial=True)
     await answers(page).last.get_by_role("link", name="Link to this message").click(trial=True)
-    await page.get_by_role("button", name="Hand on").click()
+    await page.get_by_role("button", name="Export").click()
     assert await page.evaluate(CUT, "dialog *") == []
     await page.get_by_role("button", name="Print").click(trial=True)
     await page.keyboard.press("Escape")

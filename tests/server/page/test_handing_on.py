@@ -29,7 +29,7 @@ OVERLAPS = """() => {
 
 
 def dialog(page: Page) -> Locator:
-    return page.get_by_role("dialog", name="Hand on this conversation")
+    return page.get_by_role("dialog", name="Export this conversation")
 
 
 async def saved(page: Page, button: str, folder: Path) -> Path:
@@ -57,7 +57,7 @@ async def import_file(page: Page, file: Path) -> None:
 
 
 async def test_there_is_nothing_to_hand_on_at_first(page: Page, api: ScriptedApi) -> None:
-    button = page.get_by_role("button", name="Hand on")
+    button = page.get_by_role("button", name="Export")
     await expect(button).to_be_hidden()
     await page.keyboard.press("Alt+KeyE")
     await expect(dialog(page)).to_have_count(0)

@@ -82,7 +82,7 @@ async def test_the_models_own_defaults_are_shown(page: Page, api: ScriptedApi) -
     await page.keyboard.press("Alt+KeyS")
     temperature = page.get_by_label("Temperature")
     await expect(temperature).to_have_attribute("placeholder", "0.7")
-    await expect(page.get_by_label("Most tokens")).to_have_attribute("placeholder", "512")
+    await expect(page.get_by_label("Max tokens")).to_have_attribute("placeholder", "512")
     await expect(page.get_by_label("Seed")).to_have_attribute("placeholder", "Default")
     sampled = page.locator(".field", has_text="Do sample").locator("option").first
     await expect(sampled).to_have_text("Default (on)")

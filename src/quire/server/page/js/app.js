@@ -121,7 +121,7 @@ function fillBars(session, sidebar, table) {
   at("bar-start").append(
     iconButton("menu", "Conversations (Alt+B)", toggle, { id: "menu", "aria-controls": "sidebar" }),
   );
-  const share = iconButton("share", "Hand on (Alt+E)", () => openShare(session), { id: "share" });
+  const share = iconButton("share", "Export (Alt+E)", () => openShare(session), { id: "share" });
   const drawShare = () => (share.hidden = !session.isBegun);
   for (const event of ["list", "opened"]) session.addEventListener(event, drawShare);
   drawShare();

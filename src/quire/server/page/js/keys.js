@@ -24,7 +24,7 @@ export function shortcuts(actions) {
       does: "Show or hide the conversations",
       act: actions.sidebar,
     },
-    { code: "KeyE", shown: ["Alt", "E"], does: "Hand on the conversation", act: actions.share },
+    { code: "KeyE", shown: ["Alt", "E"], does: "Export the conversation", act: actions.share },
     { code: "KeyS", shown: ["Alt", "S"], does: "Settings", act: actions.settings },
     { code: "KeyD", shown: ["Alt", "D"], does: "Dark or light", act: actions.theme },
     { key: "?", shown: ["?"], does: "These shortcuts", act: actions.help },

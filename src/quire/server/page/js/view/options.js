@@ -3,7 +3,7 @@ import { h } from "../dom.js";
 import { OPTIONS } from "../options.js";
 
 const FIRST = ["temperature", "top_p", "max_tokens", "seed", "enable_thinking"];
-const LABELS = { max_tokens: "Most tokens", enable_thinking: "Thinking" };
+const LABELS = { max_tokens: "Max tokens", enable_thinking: "Thinking" };
 
 /** A switch between all conversations and this one, and the fields of either. */
 export function optionFields(session) {

@@ -40,7 +40,7 @@ export function openShare(session) {
   const dialog = h(
     "dialog",
     { class: "small", "aria-labelledby": "dialog-title" },
-    h("h2", { id: "dialog-title" }, "Hand on this conversation"),
+    h("h2", { id: "dialog-title" }, "Export this conversation"),
     h("div", { class: "ways" }, buttons),
     h("p", { class: "note" }, note),
     h("div", { class: "row" }, close),
