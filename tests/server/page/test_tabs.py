@@ -36,6 +36,7 @@ async def other(page: Page, api: ScriptedApi) -> AsyncIterator[Page]:
 
 async def open_first(page: Page) -> None:
     await page.locator("#sidebar .title").first.click()
+    await page.locator("article").first.wait_for()
 
 
 async def stored(page: Page) -> dict[str, str | None]:
