@@ -35,7 +35,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.measure import report, table
+from benchmarks.measure import memory, report, table
 from benchmarks.revisions import ROOT, worktree
 
 MODEL = "demo-see"
@@ -91,11 +91,7 @@ class Server:
 
     def memory(self, field: str = "VmRSS") -> int:
         """Bytes: `VmRSS` now, `VmHWM` at most; 0 of a server that has died."""
-        status = ""
-        with contextlib.suppress(OSError):
-            status = Path(f"/proc/{self._pid}/status").read_text()
-        rows = (line for line in status.splitlines() if line.startswith(field))
-        return int(next(rows, f"{field}: 0").split()[1]) * 1024
+        return memory(field, self._pid)
 
     def memory_of_children(self) -> int:
         """Bytes of the processes that the server has started."""

@@ -19,10 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-
 from benchmarks.gguf_models import random_file, real_file
-from benchmarks.measure import report, table
+from benchmarks.measure import memory, report, table
 from benchmarks.peers import llama_cpp, quire
 from benchmarks.peers.narrow import as_avx2
 from benchmarks.peers.points import Point
@@ -59,7 +57,7 @@ def measure(name: str, path: Path, points: list[Point], rounds: int, avx2: bool)
     name += " (AVX2)" if avx2 else ""
     found: dict[str, dict[str, list[float]]] = {}
     processes = {}
-    memory: dict[str, float] = {}
+    most: dict[str, int] = {}
     for side, (peer, one) in zip(names, chosen, strict=True):
         processes[side] = Process(peer, one, path)
         processes[side].ask(prompts.make(1, 8), 4)
@@ -74,7 +72,7 @@ def measure(name: str, path: Path, points: list[Point], rounds: int, avx2: bool)
                         values[side].append(value)
                     time.sleep(0.2)
         for side, process in processes.items():
-            memory[side] = _resident(process.pid)
+            most[side] = memory("VmHWM", process.pid)
     finally:
         for process in processes.values():
             process.close()
@@ -90,24 +88,16 @@ def measure(name: str, path: Path, points: list[Point], rounds: int, avx2: bool)
         rows.append(
             [point, *medians, *(f"{_ratio(sides, side, names[0]):.2f}" for side in names[1:])]
         )
-    rows.append(["resident, MB", *(f"{memory[side] / 1e6:.0f}" for side in names),
-                 *(f"{memory[side] / memory[names[0]]:.2f}" for side in names[1:])])  # fmt: skip
+    rows.append(["resident, MB", *(f"{most[side] / 1e6:.0f}" for side in names),
+                 *(f"{most[side] / most[names[0]]:.2f}" for side in names[1:])])  # fmt: skip
     header = [name, *names, *(f"{side} / {names[0]}" for side in names[1:])]
     size = path.stat().st_size / 1e6
     text = table(header, rows) + "\n\nTokens a second; cold is seconds to the first token."
-    report(f"gguf-{name}", f"{name}, {size:.0f} MB", text, {"points": found, "memory": memory})
+    report(f"gguf-{name}", f"{name}, {size:.0f} MB", text, {"points": found, "memory": most})
 
 
 def _ratio(sides: dict[str, list[float]], side: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(sides[side], sides[other], strict=True))
-
-
-def _resident(pid: int) -> float:
-    """The most memory that the process had at once."""
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM"):
-            return 1024.0 * int(line.split()[1])
-    return float(psutil.Process(pid).memory_info().rss)
 
 
 def file_of(name: str) -> Path:

@@ -15,6 +15,16 @@ T = TypeVar("T")
 RESULTS = Path(__file__).parent / "results"
 
 
+def memory(field: str, process: int | str = "self") -> int:
+    """Bytes of a process, as Linux tells: `VmRSS` now, `VmHWM` at most; 0 of one that has died."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    rows = (line for line in status.splitlines() if line.startswith(field))
+    return int(next(rows, f"{field}: 0").split()[1]) * 1024
+
+
 def seconds(work: Callable[[], object]) -> float:
     """Seconds that one run takes."""
     began = time.perf_counter()

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import report, table
+from benchmarks.measure import memory, report, table
 from benchmarks.models import llama_8b, qwen2_05b, qwen2_1b, qwen3_4b
 from benchmarks.peers.prompts import PromptMaker
 from quire.machine.cache import cache_folder
@@ -129,14 +129,6 @@ def measure(folder: Path, kind: str, what: str) -> dict[str, float]:
             times.append(time.perf_counter())
         found[f"context-{size}"] = (times[-1] - times[0]) / (len(times) - 1)
     return {**found, "end": memory("VmRSS"), "peak": memory("VmHWM")}
-
-
-def memory(field: str) -> float:
-    """Bytes of this process: `VmRSS` now, `VmHWM` at most."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(field):
-            return 1024.0 * int(line.split()[1])
-    raise ValueError(field)
 
 
 if __name__ == "__main__":

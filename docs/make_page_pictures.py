@@ -17,8 +17,9 @@ from playwright.async_api import Browser, Page, async_playwright
 from quire.chat import ChatModel
 from quire.demo import demo_model_path
 from tests.server.page.actions import ask, settled
-from tests.server.page.conftest import FLAGS, browser_program
+from tests.server.page.conftest import FLAGS
 from tests.server.page.pdfs import text_pdf
+from tests.server.page.programs import CHROMIUM, browser_program
 from tests.server.page.scripted_api import scripted_api
 from tests.server.page.test_media import choose
 from tests.server.serving import serving
@@ -125,7 +126,9 @@ async def formulas(browser: Browser) -> None:
 async def make(url: str) -> None:
     async with async_playwright() as playwright:
         flags = [*FLAGS, "--font-render-hinting=none"]
-        browser = await playwright.chromium.launch(executable_path=browser_program(), args=flags)
+        browser = await playwright.chromium.launch(
+            executable_path=browser_program(CHROMIUM), args=flags
+        )
         await wide(browser, url)
         await narrow(browser, url)
         await paper(browser, url)

@@ -16,7 +16,7 @@ from cyclopts import App
 
 from quire.characters import harmless
 from quire.cli.batch_score import score
-from quire.cli.terminal import can_redraw, note, show_log
+from quire.cli.terminal import can_redraw, handled, note, show_log
 from quire.cli.words import MakeModel, Words
 from quire.errors import ConfigError
 
@@ -112,15 +112,8 @@ def _signals(job: BatchJob) -> Generator[None]:
         note(f"Ending after the rows in flight, within {patience:g} s.")
         job.drain(patience)
 
-    before = {
-        number: signal.signal(number, handler)
-        for number, handler in ((signal.SIGINT, interrupt), (signal.SIGTERM, terminate))
-    }
-    try:
+    with handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate}):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

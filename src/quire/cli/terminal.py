@@ -9,10 +9,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from quire.characters import harmless
@@ -116,12 +117,21 @@ def closed_terminal(heed: Callable[[], None]) -> Generator[None]:
     def take(number: int, frame: object) -> None:
         heed()
 
-    before = {one: signal.signal(one, take) for one in (signal.SIGHUP, signal.SIGTERM)}
+    with handled({signal.SIGHUP: take, signal.SIGTERM: take}):
+        yield
+
+
+@contextmanager
+def handled(
+    handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], object]],
+) -> Generator[None]:
+    """Have these handlers take signals, and then those that did before."""
+    before = {number: signal.signal(number, take) for number, take in handlers.items()}
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, take in before.items():
+            signal.signal(number, take)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import shlex
 import sys
 import termios
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,18 @@ def person(tmp_path: Path) -> Iterator[Person]:
     one = Person(CHAT, tmp_path)
     yield one
     one.close()
+
+
+@contextmanager
+def going_on(tmp_path: Path) -> Iterator[Person]:
+    """Somebody who goes on with the last conversation, and leaves in order."""
+    other = Person([*(word for word in CHAT if word != "folder"), "-c"], tmp_path)
+    try:
+        yield other
+        other.type("/exit\r")
+        assert other.leaves() == 0
+    finally:
+        other.close()
 
 
 def test_a_session(person: Person, tmp_path: Path) -> None:
@@ -89,17 +102,11 @@ def test_a_conversation_goes_on_in_another_terminal(person: Person, tmp_path: Pa
     (database,) = (tmp_path / "data" / "quire").glob("chats.db*")
     assert database.stat().st_mode & 0o077 == 0
 
-    command = [word for word in CHAT if word != "folder"]
-    other = Person([*command, "-c"], tmp_path)
-    try:
+    with going_on(tmp_path) as other:
         shown = other.sees("Going on with 1, 2 messages")
         assert "You said: Hello" in shown
         other.type("/info\r")
         other.sees("kept as 1 in")
-        other.type("/exit\r")
-        assert other.leaves() == 0
-    finally:
-        other.close()
 
 
 def test_an_answer_is_kept_whose_terminal_is_closed(person: Person, tmp_path: Path) -> None:
@@ -109,14 +116,8 @@ def test_an_answer_is_kept_whose_terminal_is_closed(person: Person, tmp_path: Pa
     person.hang_up()
     assert person.leaves() == 0
 
-    command = [word for word in CHAT if word != "folder"]
-    other = Person([*command, "-c"], tmp_path)
-    try:
+    with going_on(tmp_path) as other:
         assert "word word word" in other.sees("Going on with 1, 2 messages")
-        other.type("/exit\r")
-        assert other.leaves() == 0
-    finally:
-        other.close()
 
 
 def test_a_prompt_at_the_terminal_is_answered_once(tmp_path: Path) -> None:

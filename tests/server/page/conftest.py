@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from tests.server.page.programs import CHROMIUM, browser_program
 from tests.server.page.scripted_api import ScriptedApi, scripted_api
 
 FLAGS = (
@@ -24,25 +23,10 @@ FLAGS = (
 )
 expect.set_options(timeout=15_000)  # ms; what is asked for is there in a few, on an idle machine
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-def browser_program() -> str:
-    """Where Chromium is; a missing one fails the tests."""
-    named = os.environ.get("QUIRE_TEST_BROWSER")
-    found = named or next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if found is None:
-        pytest.fail(
-            "The chat page is tested in Chromium, which is not here: install the package "
-            "chromium, or set QUIRE_TEST_BROWSER to the program of a Chrome or Chromium.",
-            pytrace=False,
-        )
-    return found
-
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    program = browser_program()
+    program = browser_program(CHROMIUM)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         yield browser

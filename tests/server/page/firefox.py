@@ -9,34 +9,19 @@ import asyncio
 import base64
 import itertools
 import json
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-PROGRAMS = ("firefox-esr", "firefox")
+from tests.server.page.programs import FIREFOX, browser_program
+
 PATIENCE = 60.0  # seconds for one command, on a busy machine
 ENTER = "\ue007"
-
-
-def firefox_program() -> str:
-    """Where Firefox is; a missing one fails the tests."""
-    named = os.environ.get("QUIRE_TEST_FIREFOX")
-    found = named or next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if found is None:
-        pytest.fail(
-            "The chat page is tested in Firefox, too, which is not here: install the package "
-            "firefox-esr, or set QUIRE_TEST_FIREFOX to the program.",
-            pytrace=False,
-        )
-    return found
 
 
 class Firefox:
@@ -137,7 +122,7 @@ async def firefox() -> AsyncIterator[Firefox]:
     """A Firefox with a profile of its own, which ends with the test."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
-            firefox_program(), "--headless", "--no-remote", "--profile", profile,
+            browser_program(FIREFOX), "--headless", "--no-remote", "--profile", profile,
             "--remote-debugging-port", "0",
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip

@@ -264,8 +264,8 @@ def make_quantized_tile(
         def steps(start: Any, index: Any, sums: list[Any]) -> list[Any]:
             """One trip of the loop over a group: `unroll` steps."""
             first = builder.mul(index, INT64(unroll))
+            multiply = short_step if in_shorts else step
             for number in range(unroll):
-                multiply = short_step if in_shorts else step
                 sums = multiply(start, builder.add(first, INT64(number)), sums, number)
             return sums
 

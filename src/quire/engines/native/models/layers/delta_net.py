@@ -92,12 +92,15 @@ class DeltaNetSpec(StateMixer):
     @property
     def widths(self) -> Mapping[str, int]:
         """The columns that it needs: also of the output's gate, and of rates and decays."""
+        return self._widths(self.value_heads + self.decays)
+
+    def _widths(self, up: int) -> dict[str, int]:
         return {
             "queries": self.key_width,
             "keys": self.key_width,
             "values": self.out_size,
             "gate": self.out_size,
-            "up": self.value_heads + self.decays,
+            "up": up,
         }
 
     @property
@@ -181,14 +184,8 @@ class KimiDeltaSpec(DeltaNetSpec):
 
     @property
     def widths(self) -> Mapping[str, int]:
-        return {
-            "queries": self.key_width,
-            "keys": self.key_width,
-            "values": self.out_size,
-            "gate": self.out_size,
-            "up": self.value_heads + self.decays + 2 * self.rank,
-            "scratch": self.key_size,
-        }
+        up = self.value_heads + self.decays + 2 * self.rank
+        return {**self._widths(up), "scratch": self.key_size}
 
     def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
         """Its tensors in one layer: also `z_b` and `decay_b`."""
