@@ -19,18 +19,20 @@ PEER = Peer(
         Configuration("int4", "4-bit"),
     ),
 )
-FILES = {"vllm_maxlen": 1024}
-FILE_TOKENS = 2048
-"""Tokens that a file's KV cache holds, so that memory can be compared: llama.cpp's context is as large as a
-point needs, at most 32 sequences of 40 tokens or a prompt of 512. Given more, quire keeps old prompts in it."""
+FILE_TOKENS = {"": 2048, " long": 4608}
+"""Tokens that a file's KV cache holds, and a sequence at most, so that memory can be compared: given more, quire
+keeps old prompts in it."""
 MODES: dict[str, dict[str, Any]] = {
     "full precision": {},
     "int8": {"native_quantization": "int8"},
     "int4": {"native_quantization": "int4"},
-    "fast": {"native_precision": "fast", **FILES},
-    "exact": {"native_precision": "exact", **FILES},
+    **{
+        precision + points: {"native_precision": precision, "vllm_maxlen": length}
+        for precision in ("fast", "exact")
+        for points, length in FILE_TOKENS.items()
+    },
 }
-"""The arguments of each configuration; the last two are of GGUF files."""
+"""The arguments of each configuration; the last four are of GGUF files."""
 
 
 class Quire:
@@ -48,7 +50,9 @@ class Quire:
             **MODES[configuration],
         }
         if model.suffix == ".gguf":
-            arguments["native_kv_cache_memory"] = _cache_bytes(model, configuration == "exact")
+            precision, long, _ = configuration.partition(" long")
+            memory = _cache_bytes(model, FILE_TOKENS[long], exact=precision == "exact")
+            arguments["native_kv_cache_memory"] = memory
         try:
             self.model = ChatModel(arguments)
         except QuireError as error:
@@ -79,15 +83,15 @@ class Quire:
         return sum(answer.response_length for (answer,) in answers)
 
 
-def _cache_bytes(file: Path, exact: bool) -> int:
-    """The memory of a KV cache of `FILE_TOKENS`, and of the states of 64 sequences and prefixes."""
+def _cache_bytes(file: Path, tokens: int, *, exact: bool) -> int:
+    """The memory of a KV cache of so many tokens, and of the states of 64 sequences and prefixes."""
     from quire.engines.native.cpu.memory.kv_cache import block_bytes
     from quire.engines.native.cpu.memory.states import slot_bytes
     from quire.engines.native.models.registry import read_spec
     from quire.gguf.folder import make_folder
 
     spec = read_spec(make_folder(file))
-    blocks = FILE_TOKENS // 16 * block_bytes(spec, 16, "float32" if exact else "float16")
+    blocks = tokens // 16 * block_bytes(spec, 16, "float32" if exact else "float16")
     return blocks + 64 * slot_bytes(spec)
 
 

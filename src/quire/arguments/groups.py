@@ -156,8 +156,9 @@ class ModelArguments(Arguments):
     """The share of free memory that the KV cache may take at most."""
     native_max_sequences: PositiveInteger = 256
     """The most sequences that run at once; others wait."""
-    native_max_batch_tokens: PositiveInteger = 2048
-    """The most tokens computed in one step; longer prompts are computed in several."""
+    native_max_batch_tokens: PositiveInteger | None = None
+    """The most tokens computed in one step; longer prompts are computed in several. None takes 512, or 2048
+    for a model with experts, and at least one for each sequence."""
     native_num_threads: PositiveInteger | None = None
     """Threads of the kernels; None takes all cores that this process may use."""
     native_prefix_caching: bool = True

@@ -76,6 +76,7 @@ class FakeRunner:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.vocab_size, self.max_model_len = vocab_size, max_model_len
         self.media_limits = MediaLimits(HIDDEN, uses_mrope, deep_layers, whole_tokens)
+        self.max_batch_tokens = 2048
         self.num_state_slots = num_state_slots
         self.states: list[list[int] | None] = [None] * num_state_slots
         self.habit = habit

@@ -408,7 +408,6 @@ def _make_engine(
         detokenizer_factory(tokenizer),
         encode=encode,
         max_sequences=args.native_max_sequences,
-        max_batch_tokens=args.native_max_batch_tokens,
         prefix_caching=args.native_prefix_caching,
         speculation=args.native_speculation,
     )

@@ -94,12 +94,27 @@ def test_rope_scaling_stretches_the_context(folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["qwen2", "gemma3_text"])
 def test_positions_beyond_the_first_table_of_angles(kind: str, tmp_path: Path) -> None:
     folder = make_random_model(tmp_path / "long", kind, max_position_embeddings=3000)
-    runner, ids = load_model(folder, num_threads=1, max_sequences=1), random_ids(2500)
+    runner = load_model(folder, num_threads=1, max_sequences=1, max_batch_tokens=1000)
+    ids = random_ids(2500)
     at_once = load_model(folder, num_threads=1, max_sequences=1, max_batch_tokens=2500)
     grown = logits_of(runner, ids, [1000, 1000])
     np.testing.assert_array_equal(grown, logits_of(at_once, ids))
     runner.close()
     at_once.close()
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("qwen2", 512), ("mixtral", 2048)])
+def test_a_step_has_512_tokens_and_with_experts_2048(
+    kind: str, tokens: int, tmp_path: Path
+) -> None:
+    folder = make_random_model(tmp_path / kind, kind)
+    for sequences, expected in ((1, tokens), (3000, 3000)):  # each may have one of its own
+        runner = load_model(folder, num_threads=1, max_sequences=sequences)
+        assert runner.max_batch_tokens == expected
+        runner.close()
+    runner = load_model(folder, num_threads=1, max_sequences=1, max_batch_tokens=17)
+    assert runner.max_batch_tokens == 17
+    runner.close()
 
 
 def test_bfloat16_on_request(folder: Path) -> None:

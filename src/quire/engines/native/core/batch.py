@@ -85,7 +85,9 @@ class Runner(Protocol):
     vocab_size: int
     max_model_len: int
     media_limits: MediaLimits
-    """What media the model takes. A batch may have `whole_tokens` rows more than the engine asks for."""
+    """What media the model takes."""
+    max_batch_tokens: int
+    """The most tokens of one batch; a medium that is not cut may come on top (`MediaLimits.whole_tokens`)."""
     num_state_slots: int
     """Slots for states of sequences; 0 for models without."""
     weights_bytes: int

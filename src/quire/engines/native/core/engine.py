@@ -84,7 +84,7 @@ class Engine:
         make_detokenizer: MakeDetokenizer,
         *,
         max_sequences: int = 256,
-        max_batch_tokens: int = 2048,
+        max_batch_tokens: int | None = None,
         prefix_caching: bool = True,
         encode: Encode | None = None,
         speculation: int = 0,
@@ -94,7 +94,8 @@ class Engine:
         Args:
             make_detokenizer: makes one for each completion; see `detokenizer_factory`.
             max_sequences: sequences that run at once.
-            max_batch_tokens: tokens computed in one step; at least `max_sequences`.
+            max_batch_tokens: tokens computed in one step; at least `max_sequences`. None takes as many
+                as the runner is made for.
             prefix_caching: keep computed blocks and use them again for equal beginnings.
             encode: encodes bad words; without it they are refused.
             speculation: the most tokens that a sequence drafts in one step (see `speculation.py`);
@@ -104,6 +105,7 @@ class Engine:
             ConfigError: limits that cannot work.
             OutOfMemoryError: a KV cache without a single block.
         """
+        max_batch_tokens = max_batch_tokens or runner.max_batch_tokens
         if not 1 <= max_sequences <= max_batch_tokens:
             raise ConfigError(
                 f"max_sequences ({max_sequences}) must be at least 1 and at most max_batch_tokens "

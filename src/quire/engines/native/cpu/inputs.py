@@ -80,8 +80,9 @@ def check_batch(batch: Batch, limits: RunnerLimits) -> None:
 def check_shapes(batch: Batch, limits: RunnerLimits) -> None:
     """Raise ValueError for lengths that do not agree, or are too large for the runner."""
     rows, sequences = len(batch.token_ids), len(batch.context_lens)
-    if rows > limits.max_batch_tokens:
-        raise ValueError(f"a batch of {rows} rows; the runner takes {limits.max_batch_tokens}")
+    most = limits.max_batch_tokens + limits.media_limits.whole_tokens
+    if rows > most:
+        raise ValueError(f"a batch of {rows} rows; the runner takes {most}")
     if len(batch.positions) != rows or len(batch.slots) != rows:
         raise ValueError("token_ids, positions and slots of a batch differ in length")
     if batch.adapters is not None and len(batch.adapters) != sequences:
@@ -97,7 +98,7 @@ def check_shapes(batch: Batch, limits: RunnerLimits) -> None:
         raise ValueError("query_start and block_tables do not fit the number of sequences")
     if sequences > rows:
         raise ValueError("query_start does not cut the rows into sequences")
-    if len(batch.logits_rows) + len(batch.hidden_rows) > limits.max_batch_tokens:
+    if len(batch.logits_rows) + len(batch.hidden_rows) > most:
         raise ValueError("logits and hidden states of more rows than the runner takes")
 
 

@@ -68,6 +68,7 @@ class CpuRunner:
         self.max_batch_tokens, self.num_threads = max_batch_tokens, num_threads
         self._known_tokens = weights.vocabulary
         self.media_limits = media_limits(spec)
+        max_rows = max_batch_tokens + spec.media.whole_tokens
         self._lock = threading.Lock()
         _runners.add(self)
         struct = self._step = Step()
@@ -85,12 +86,12 @@ class CpuRunner:
             weights,
             self._cache,
             self._states,
-            max_rows=max_batch_tokens,
+            max_rows=max_rows,
             num_threads=num_threads,
         )
-        self._inputs = BatchInputs(struct, max_batch_tokens)
+        self._inputs = BatchInputs(struct, max_rows)
         self._rotary = RotaryTables(struct, self._model, spec, max_model_len)
-        self._adapters = BatchAdapters(max_batch_tokens, num_threads)
+        self._adapters = BatchAdapters(max_rows, num_threads)
         self._make_logits(8)
         self._last_ids: NDArray[np.int32] | None = None  # of the batch whose rows have logits
         self._times = np.zeros(0, np.int64)
