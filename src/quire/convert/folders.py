@@ -405,8 +405,18 @@ def merged_folder(source: MergedFolder, dtype: str | None) -> NewFolder:
 
     Args:
         dtype: one of `DTYPES`; None for the type that each tensor has, bfloat16 for 8-bit floats.
+
+    Raises:
+        UnsupportedModelError: an adapter changes experts that the folder has in MXFP4's blocks.
     """
     folder = source.folder
+    in_blocks = source.changed_in_blocks()
+    if in_blocks is not None:
+        raise UnsupportedModelError(
+            f"{folder}: the adapter changes {in_blocks.name}, which the folder has in blocks of MXFP4, and "
+            "quire makes no such blocks of floats. Name a GGUF file as the target, where what is changed "
+            "gets the type that is asked for, or take the folder of the model that is not quantised"
+        )
     tensors = (_new_tensor(source, name, dtype) for name in source.source.names())
     files: dict[str, str] = {}
     config = read_json_object(folder / "config.json")

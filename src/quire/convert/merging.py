@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter, check_fits, read_adapter, read_tensors
+from quire.adapters.weights import AdapterTensors
 from quire.engines.native.cpu.weights.mxfp4 import block_rows, is_in_blocks
+from quire.engines.native.models.expert_adapters import expert_pairs, layer_of_experts
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorPart, TensorSpec, find_part
@@ -38,6 +40,8 @@ from quire.weights.safetensors import WeightsFolder, widen
 Rows: TypeAlias = NDArray[np.intp]
 """Numbers of rows; those of a vector are its elements."""
 
+BLOCKS = "MXFP4"
+"""GGUF's name of the blocks that folders have, too."""
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _NUMBERS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -55,6 +59,8 @@ class Stored:
     """Numbers in this shape, or of a type with blocks the bytes of each row."""
     tiles: tuple[int, int] = (1, 1)
     """How the columns lie: see `GgufTensor.tiles`."""
+    expert: str = ""
+    """The name of an expert's matrix, or bias, that this is as a part of the stack `name`."""
     float8: Float8Matrix | None = None
     """The codes and their scales, if it is a matrix of 8-bit floats."""
 
@@ -97,9 +103,10 @@ class Stored:
         """The same numbers in another shape."""
         return dataclasses.replace(self, shape=shape, values=self.values.reshape(shape))
 
-    def part(self, part: TensorPart, shape: tuple[int, ...]) -> Stored:
+    def part(self, part: TensorPart, spec: TensorSpec) -> Stored:
         """A part of a stack of matrices, as one matrix."""
-        return dataclasses.replace(self, shape=shape, values=part.take(self.values, shape))
+        values = part.take(self.values, spec.shape)
+        return dataclasses.replace(self, shape=spec.shape, values=values, expert=spec.name)
 
 
 class _Source(Protocol):
@@ -179,12 +186,15 @@ class _GgufFolderSource:
         return Stored(name, self._source.path, one.type.name, one.shape, values, one.tiles)
 
 
+_Make: TypeAlias = Callable[[Floats, Rows], Floats]
+
+
 @dataclass(frozen=True, slots=True)
 class _Change:
     """What an adapter does to a stored tensor."""
 
     name: str
-    make: Callable[[Floats, Rows], Floats]
+    make: _Make
     """Makes the new rows of the old ones, given which they are."""
     shape: tuple[int, ...] = ()
     """The tensor's, where the adapter has all of it."""
@@ -237,7 +247,10 @@ class MergedFolder:
     ) -> None:
         self.folder, self.spec, self.source = folder, spec, source
         self._changes: dict[str, list[_Change]] = {}
-        """By the name of a stored tensor, in the order of the adapters."""
+        """By the name of a stored tensor, or of an expert's that is a part of a stack, in the order of the
+        adapters."""
+        self._stacks: dict[str, dict[str, tuple[TensorSpec, TensorPart]]] = {}
+        """By the name of a stored stack of experts: the parts that are changed, by their own names."""
         self.transposed = frozenset(one.name for one in spec.tensors() if one.transposed)
         """The names of the matrices that the folder has the other way round."""
         stored = source.shapes()
@@ -245,9 +258,11 @@ class MergedFolder:
             adapter = read_adapter(path, extended=True, dora=True)
             fitting = check_fits(adapter, folder)
             adapter = dataclasses.replace(adapter, stored_names=fitting)
-            for change in _changes_of(adapter, self.transposed):
+            tensors = read_tensors(adapter)
+            for change in _changes_of(adapter, tensors, self.transposed):
                 self._check_change(adapter, change, stored)
                 self._changes.setdefault(change.name, []).append(change)
+            self._change_experts(adapter, tensors)
 
     def _check_change(
         self, adapter: Adapter, change: _Change, stored: Mapping[str, tuple[int, ...]]
@@ -273,6 +288,30 @@ class MergedFolder:
                 "embeddings and head: merged, it would change both. Serve the two together"
             )
 
+    def _change_experts(self, adapter: Adapter, tensors: AdapterTensors) -> None:
+        """Take over the pairs that change all experts of a layer at once."""
+        for module, pair in tensors.pairs.items():
+            if not _is_of_experts(adapter, module):
+                continue
+            layer = layer_of_experts(self.spec, module)
+            if layer is None:
+                raise AdapterError(
+                    f"The adapter {adapter.path} changes {module}, and the model in {self.folder} has no "
+                    "experts of that name. The adapter may belong to another model: merge it into its own"
+                )
+            by_role = {one.role: one for one in self.spec.layer_tensors(layer)}
+            for role, a, b in expert_pairs(adapter, module, pair, self.spec):
+                self._change_expert(by_role[role], _adding(b, a))
+
+    def _change_expert(self, spec: TensorSpec, make: _Make) -> None:
+        """Change the matrix of an expert, which may be stored by itself or as a part of a stack."""
+        name, part = spec.name, find_part(spec, self._shape_of)
+        if part is not None:
+            self._stacks.setdefault(self.source.find(part.name).name, {})[name] = spec, part
+        elif not self.is_in_blocks(spec):
+            name = self._find(spec)[0].name
+        self._changes.setdefault(name, []).append(_Change(name, make))
+
     @property
     def is_float8(self) -> bool:
         """Whether the folder has weights as 8-bit floats, which are multiplied out."""
@@ -281,8 +320,8 @@ class MergedFolder:
 
     @property
     def changed(self) -> frozenset[str]:
-        """The names of the stored tensors that adapters change."""
-        return frozenset(self._changes)
+        """The names of the stored tensors that adapters change, and of experts that are parts of these."""
+        return frozenset((*self._changes, *self._stacks))
 
     def check(self, spec: TensorSpec) -> Collection[str]:
         """The names by which the folder stores a tensor, whose shape and type are checked.
@@ -301,6 +340,18 @@ class MergedFolder:
         weights = self.source.weights
         return weights is not None and is_in_blocks(weights, spec)
 
+    def stays_in_blocks(self, specs: Iterable[TensorSpec]) -> bool:
+        """Whether all of these are in blocks, and no adapter changes one.
+
+        Blocks are never made of floats here: what is changed gets another type.
+        """
+        return all(self.is_in_blocks(one) and one.name not in self._changes for one in specs)
+
+    def changed_in_blocks(self) -> TensorSpec | None:
+        """A tensor that the folder has in blocks and an adapter changes; None if there is none."""
+        changed = (one for one in self.spec.tensors() if one.name in self._changes)
+        return next(filter(self.is_in_blocks, changed), None)
+
     def block_rows(self, spec: TensorSpec) -> Bytes:
         """The rows of such a tensor as GGUF has them.
 
@@ -318,6 +369,8 @@ class MergedFolder:
         """
         if spec.pieces:
             return self._in_pieces(spec)[rows]
+        if self.is_in_blocks(spec):
+            return self._changed(spec.name, dequantize(BLOCKS, self.block_rows(spec)[rows]), rows)
         stored, which = self._find(spec)
         if which is not None:
             rows = which[rows]
@@ -337,17 +390,33 @@ class MergedFolder:
         first, last = int(rows[0]), int(rows[-1])
         in_order = last - first + 1 == len(rows) and bool((np.diff(rows) == 1).all())
         result = stored.floats(slice(first, last + 1) if in_order else rows)
-        for change in self._changes.get(stored.name, ()):
-            result = change.make(result, rows)
-        return result
+        if not stored.expert and stored.name in self._stacks:
+            self._change_stack(stored, result, rows)
+        return self._changed(stored.expert or stored.name, result, rows)
+
+    def _changed(self, name: str, values: Floats, rows: Rows) -> Floats:
+        for change in self._changes.get(name, ()):
+            values = change.make(values, rows)
+        return values
+
+    def _change_stack(self, stored: Stored, values: Floats, experts: Rows) -> None:
+        """Change the matrices of some experts where they lie."""
+        indices = {expert: index for index, expert in enumerate(experts.tolist())}
+        for name, (spec, part) in self._stacks[stored.name].items():
+            expert, first = divmod(part.first_row, part.shape[1])
+            if expert in indices:
+                own = dataclasses.replace(part, first_row=first)
+                matrix = own.take(values[indices[expert]][None], spec.shape)
+                matrix[...] = self._changed(name, matrix, np.arange(len(matrix)))
 
     def _find(self, spec: TensorSpec) -> tuple[Stored, Rows | None]:
         """A stored tensor, and which of its rows are meant; None for all."""
         part = find_part(spec, self._shape_of)
         if part is not None:
-            return self._stored(part.name, part.stored_shape).part(part, spec.shape), None
-        stored = self._stored(spec.name, spec.stored_shape)
-        if spec.transposed:
+            return self._stored(part.name, part.stored_shape).part(part, spec), None
+        of_gguf = self.source.weights is None  # where tensors have the shapes that the model needs
+        stored = self._stored(spec.name, spec.whole_shape if of_gguf else spec.stored_shape)
+        if spec.transposed and not of_gguf:
             stored = stored.transpose()
         elif stored.shape != spec.whole_shape:
             stored = stored.in_shape(spec.whole_shape)
@@ -379,19 +448,26 @@ class MergedFolder:
 # ---- adapters
 
 
-def _changes_of(adapter: Adapter, transposed: frozenset[str]) -> Iterator[_Change]:
-    """What an adapter does, in order: what it has whole comes before what it adds.
+def _is_of_experts(adapter: Adapter, module: str) -> bool:
+    """Whether a module's pair changes all experts of a layer at once."""
+    assert adapter.config is not None
+    return adapter.config.parameter_of(module) is not None
+
+
+def _changes_of(
+    adapter: Adapter, tensors: AdapterTensors, transposed: frozenset[str]
+) -> Iterator[_Change]:
+    """What an adapter does besides experts, in order: what it has whole comes before what it adds.
 
     Args:
         transposed: the matrices that the folder, and so the adapter, has the other way round. Rows are
             of the right way.
     """
-    tensors = read_tensors(adapter)
 
     def stored(module: str, suffix: str = "weight") -> str:
         return f"{adapter.stored_names.get(module, module)}.{suffix}"
 
-    def whole(name: str, matrix: NDArray[Any]) -> Callable[[Floats, Rows], Floats]:
+    def whole(name: str, matrix: NDArray[Any]) -> _Make:
         return _replacing(matrix.T if name in transposed else matrix)
 
     for module, matrix in tensors.own.items():
@@ -403,6 +479,8 @@ def _changes_of(adapter: Adapter, transposed: frozenset[str]) -> Iterator[_Chang
     for module, bias in tensors.biases.items():
         yield _Change(stored(module, "bias"), _replacing(bias), bias.shape)
     for module, pair in tensors.pairs.items():
+        if _is_of_experts(adapter, module):
+            continue
         yield _Change(stored(module), _adding(pair.b, pair.a))
         if pair.magnitude is not None:
             yield _Change(stored(module), _of_lengths(pair.magnitude))
@@ -414,7 +492,7 @@ def _changes_of(adapter: Adapter, transposed: frozenset[str]) -> Iterator[_Chang
         yield _Change(stored(module), _adding(rows, columns), (len(rows), columns.shape[1]))
 
 
-def _adding(left: Floats, right: Floats) -> Callable[[Floats, Rows], Floats]:
+def _adding(left: Floats, right: Floats) -> _Make:
     """Adds rows of a product."""
 
     def added(values: Floats, rows: Rows) -> Floats:
@@ -425,7 +503,7 @@ def _adding(left: Floats, right: Floats) -> Callable[[Floats, Rows], Floats]:
     return added
 
 
-def _of_lengths(lengths: Floats) -> Callable[[Floats, Rows], Floats]:
+def _of_lengths(lengths: Floats) -> _Make:
     """Brings rows to these lengths. A row of zeros has no direction, and stays."""
 
     def scaled(values: Floats, rows: Rows) -> Floats:
@@ -437,11 +515,11 @@ def _of_lengths(lengths: Floats) -> Callable[[Floats, Rows], Floats]:
     return scaled
 
 
-def _adding_vector(vector: Floats) -> Callable[[Floats, Rows], Floats]:
+def _adding_vector(vector: Floats) -> _Make:
     return lambda values, rows: values + vector[rows]
 
 
-def _replacing(matrix: NDArray[Any]) -> Callable[[Floats, Rows], Floats]:
+def _replacing(matrix: NDArray[Any]) -> _Make:
     def replaced(values: Floats, rows: Rows) -> Floats:
         part = matrix[rows]
         return widen(part) if part.dtype == np.uint16 else part
