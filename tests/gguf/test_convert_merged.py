@@ -163,12 +163,13 @@ def answer(
     place = model if model.is_dir() else make_folder(model)
     runner = load_model(place, dtype="float32", num_threads=2, max_sequences=2, kv_dtype="float32")
     loaded = runner.load_adapter(checked(adapter, place)) if adapter else None
-    tokens: list[int] = []
-    for _ in range(COUNT):
+    prompt = logits_of(runner, ids, adapter=loaded)
+    tokens = [int(prompt[-1].argmax())]
+    while len(tokens) < COUNT:
         logits = logits_of(runner, [*ids, *tokens], adapter=loaded)
         tokens.append(int(logits[-1].argmax()))
     runner.close()
-    return logits[: len(ids)], tokens
+    return prompt, tokens
 
 
 @pytest.mark.parametrize("name", KINDS)
