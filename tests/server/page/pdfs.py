@@ -57,6 +57,7 @@ def _jbig2(black: Image.Image) -> bytes:
     """
     held = io.BytesIO()
     black.convert("1").save(held, "TIFF", compression="group4")
+    held.seek(0)
     tags = TiffImageFile(held).tag_v2
     (at,), (size,) = tags[STRIPOFFSETS], tags[STRIPBYTECOUNTS]
     coded = held.getvalue()[at : at + size]
