@@ -33,7 +33,7 @@ from quire.engines.native.models.registry import read_spec
 from quire.errors import AdapterError, OutOfMemoryError
 from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
-from tests.engines.native.cpu.reference import ReferenceRunner
+from tests.engines.native.cpu.reference_runner import ReferenceRunner
 from tests.engines.native.random_adapters import LINEARS, checked, load_peft, make_random_adapter
 from tests.engines.native.random_models import load_oracle, make_random_model
 
