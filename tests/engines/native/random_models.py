@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
@@ -239,3 +241,9 @@ def load_oracle(folder: Path | str) -> Any:
         experts_implementation="eager",  # others want sizes in whole 16 bytes
     )
     return model.eval()
+
+
+def of_torch(model: Any, ids: list[int]) -> NDArray[np.float32]:
+    """The logits of the oracle, or of peft's model around it."""
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits[0].numpy()
