@@ -344,9 +344,8 @@ class ModelModules:
         """The shape [out, in] of a module's weight; None where quantising has packed it."""
         stored = self.embeddings or "" if self.is_tied_head(name) else name
         weight = self._weights.get(stored)
-        packed = (
-            f"{stored}.weight" in self.names
-        )  # what bitsandbytes stores beside it: weight.absmax
+        # What bitsandbytes stores beside it: weight.absmax.
+        packed = f"{stored}.weight" in self.names
         if weight is None or packed or not weight.dtype.startswith(_UNPACKED):
             return None
         return weight.shape

@@ -3,7 +3,8 @@
 They come from a folder's safetensors, or from a GGUF file by the names of the folder that is made of it.
 
 A LoRA pair makes `W + scaling * B A` of a matrix, in float32, and with DoRA the rows of that are brought
-to lengths that were trained (Liu et al., 2024); what an adapter has whole replaces what the model has. Of a matrix no more is computed than the rows that are asked for.
+to lengths that were trained (Liu et al., 2024); what an adapter has whole replaces what the model has. Of a
+matrix no more is computed than the rows that are asked for.
 """
 
 from __future__ import annotations
@@ -12,179 +13,31 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter, check_fits, read_adapter, read_tensors
 from quire.adapters.weights import AdapterTensors
+from quire.convert.sources import FolderSource, GgufFolderSource, Rows, Source, Stored
 from quire.engines.native.cpu.weights.mxfp4 import block_rows, is_in_blocks
 from quire.engines.native.models.expert_adapters import expert_pairs, layer_of_experts
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorPart, TensorSpec, find_part
 from quire.errors import AdapterError, UnsupportedModelError, WeightsError
-from quire.gguf.blocks import check_type, dequantize, is_block_type
+from quire.gguf.blocks import dequantize, is_block_type
 from quire.gguf.folder import open_source
 from quire.gguf.quantize import Bytes, Floats
-from quire.gguf.weights import GgufSource, in_folder_order
-from quire.quantization import float8, mxfp4
-from quire.quantization.float8 import Float8Matrix
-from quire.quantization.formats import read_quantized
-from quire.quantization.module_tensors import ModuleTensors
+from quire.quantization import mxfp4
 from quire.quantization.schemes import Quantization
 from quire.weights.folder import is_gguf_folder
 from quire.weights.safetensors import WeightsFolder, widen
 
-Rows: TypeAlias = NDArray[np.intp]
-"""Numbers of rows; those of a vector are its elements."""
-
 BLOCKS = "MXFP4"
 """GGUF's name of the blocks that folders have, too."""
 _FLOATS = ("F32", "F16", "BF16", "F64")
-_NUMBERS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A tensor as it is stored."""
-
-    name: str
-    path: Path
-    type: str
-    """As safetensors or GGUF calls it."""
-    shape: tuple[int, ...]
-    values: NDArray[Any]
-    """Numbers in this shape, or of a type with blocks the bytes of each row."""
-    tiles: tuple[int, int] = (1, 1)
-    """How the columns lie: see `GgufTensor.tiles`."""
-    expert: str = ""
-    """The name of an expert's matrix, or bias, that this is as a part of the stack `name`."""
-    float8: Float8Matrix | None = None
-    """The codes and their scales, if it is a matrix of 8-bit floats."""
-
-    @property
-    def is_in_order(self) -> bool:
-        """Whether the columns lie as in a folder."""
-        return self.tiles[1] == 1
-
-    def floats(self, rows: Rows | slice) -> Floats:
-        """Some rows; of a vector, elements.
-
-        Raises:
-            WeightsError: an 8-bit float is NaN.
-        """
-        if self.float8 is not None:
-            return self._multiplied_out(self.float8.take(rows))
-        if is_block_type(self.type):
-            shape = (-1, *self.shape[1:])
-            if len(self.shape) == 1:
-                return dequantize(self.type, self.values).reshape(-1)[rows]
-            part = np.ascontiguousarray(self.values[rows])
-            return in_folder_order(dequantize(self.type, part).reshape(shape), self.tiles)
-        part = self.values[rows]
-        floats = widen(part) if self.type == "BF16" else part.astype(np.float32)
-        return in_folder_order(floats, self.tiles)
-
-    def _multiplied_out(self, part: Float8Matrix) -> Floats:
-        if part.has_nan():
-            raise WeightsError(
-                f"{self.path}: {self.name} holds NaN: every answer would be nonsense. The file is damaged: "
-                "download it again"
-            )
-        return part.dequantized()
-
-    def transpose(self) -> Stored:
-        """The matrix the other way round."""
-        return dataclasses.replace(self, shape=self.shape[::-1], values=self.values.T)
-
-    def in_shape(self, shape: tuple[int, ...]) -> Stored:
-        """The same numbers in another shape."""
-        return dataclasses.replace(self, shape=shape, values=self.values.reshape(shape))
-
-    def part(self, part: TensorPart, spec: TensorSpec) -> Stored:
-        """A part of a stack of matrices, as one matrix."""
-        values = part.take(self.values, spec.shape)
-        return dataclasses.replace(self, shape=spec.shape, values=values, expert=spec.name)
-
-
-class _Source(Protocol):
-    """What has a model's tensors."""
-
-    weights: WeightsFolder | None
-    """The folder of safetensors; None for a GGUF file."""
-
-    def names(self) -> Iterable[str]: ...
-    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
-    def __contains__(self, name: str) -> bool: ...
-    def find(self, name: str) -> Stored: ...
-
-
-class _FolderSource:
-    """The tensors of a folder of safetensors. Those of 8-bit floats have their scales with them."""
-
-    def __init__(self, weights: WeightsFolder, spec: DecoderSpec) -> None:
-        self._weights, self._spec = weights, spec
-        self.weights: WeightsFolder | None = weights
-
-    def names(self) -> Iterable[str]:
-        """Those of float8 modules without scales, which the weight has with it."""
-        return [one for one in self._weights.names() if not self._is_scale(one)]
-
-    def _is_scale(self, name: str) -> bool:
-        module, _, part = name.rpartition(".")
-        tensors = ModuleTensors(self._weights, module)
-        return part not in ("weight", "bias") and float8.is_stored(tensors)
-
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return {one.name: one.shape for one in map(self.find, self.names())}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._weights
-
-    def find(self, name: str) -> Stored:
-        one = self._weights.stored(name)
-        stored = Stored(one.name, one.path, one.dtype, one.values.shape, one.values)
-        if one.dtype != float8.STORED_TYPE:
-            return stored
-        kind = "Embedding" if name == self._spec.names.embeddings else "Linear"
-        matrix = read_quantized(self._weights, name, stored.shape, self._spec.quantization, kind)
-        if not isinstance(matrix, Float8Matrix):
-            raise WeightsError(
-                f"{one.path}: {name} is stored as {one.dtype}, and config.json does not say that this "
-                "matrix is quantised. Copy config.json of the same model again"
-            )
-        return dataclasses.replace(stored, float8=matrix)
-
-
-class _GgufFolderSource:
-    """The tensors of a GGUF file by the names of a folder."""
-
-    def __init__(self, source: GgufSource) -> None:
-        self._source = source
-        self.weights: WeightsFolder | None = None
-
-    def names(self) -> Iterable[str]:
-        return self._source.names()
-
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return self._source.shapes()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._source
-
-    def find(self, name: str) -> Stored:
-        one = self._source.tensor(name)
-        check_type(one.type.name, f"{self._source.path}: {name}")
-        values: NDArray[Any] = one.data
-        if not is_block_type(one.type.name):
-            number = _NUMBERS[one.type.name]
-            values = np.ascontiguousarray(values).view(number).reshape(one.shape)
-        elif len(one.shape) > 1:
-            values = values.reshape(one.shape[0], -1)
-        return Stored(name, self._source.path, one.type.name, one.shape, values, one.tiles)
-
 
 _Make: TypeAlias = Callable[[Floats, Rows], Floats]
 
@@ -213,7 +66,7 @@ def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
     """
     spec = read_spec(folder)
     if is_gguf_folder(folder):
-        return MergedFolder(folder, spec, _GgufFolderSource(open_source(folder)), adapters)
+        return MergedFolder(folder, spec, GgufFolderSource(open_source(folder)), adapters)
     if spec.quantization is not None and not _is_converted(spec.quantization):
         raise UnsupportedModelError(
             f"{folder} is quantised already. Rounding it once more would cost answers: convert the "
@@ -230,7 +83,7 @@ def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
             untied = source.are_untied(spec.names.embeddings, names.head)
             head = dataclasses.replace(spec.head, tied=not untied)
             spec = dataclasses.replace(spec, head=head)
-    return MergedFolder(folder, spec, _FolderSource(source, spec), adapters)
+    return MergedFolder(folder, spec, FolderSource(source, spec), adapters)
 
 
 def _is_converted(quantization: Quantization) -> bool:
@@ -243,7 +96,7 @@ class MergedFolder:
     """See `open_merged`."""
 
     def __init__(
-        self, folder: Path, spec: DecoderSpec, source: _Source, adapters: Sequence[Path]
+        self, folder: Path, spec: DecoderSpec, source: Source, adapters: Sequence[Path]
     ) -> None:
         self.folder, self.spec, self.source = folder, spec, source
         self._changes: dict[str, list[_Change]] = {}

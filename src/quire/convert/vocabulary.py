@@ -327,9 +327,8 @@ def _scores(
     """Scores of tokens by which the merges come out again: the earlier a token is made, the higher."""
     scores = np.full(len(texts), _NO_SCORE, np.float32)
     whole = _used_merges(merges, texts).whole
-    whole = whole[
-        np.diff(whole, prepend=-1) != 0
-    ]  # the merges that make one token follow each other
+    # The merges that make one token follow each other.
+    whole = whole[np.diff(whole, prepend=-1) != 0]
     if len(np.unique(whole)) < len(whole):
         raise UnsupportedModelError(
             f"{folder}: its tokenizer makes a token early in one way and late in another, and a GGUF file "

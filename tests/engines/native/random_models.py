@@ -89,9 +89,8 @@ def make_random_model(
                 if name.endswith(".A_log"):  # slow enough that a state remembers
                     parameter.copy_(torch.randn_like(parameter) - 2)
             for name, values in model.state_dict().items():
-                if name.endswith(
-                    ("e_score_correction_bias", "feed_forward.expert_bias")
-                ):  # a buffer, or two-dimensional
+                # A buffer, or two-dimensional.
+                if name.endswith(("e_score_correction_bias", "feed_forward.expert_bias")):
                     values.copy_(0.2 * torch.randn_like(values))
                 if name.endswith("layer_scalar"):  # a buffer
                     values.copy_(1 + 0.2 * torch.randn_like(values))
