@@ -49,6 +49,14 @@ def test_each_source_beats_the_next() -> None:
     assert (params.temperature, params.top_p, params.top_k) == (0.5, 0.6, 3)
 
 
+def test_what_a_model_must_never_write() -> None:
+    resolver = OptionResolver({}, {}, context_length=99, suppressed_token_ids=(7, 9))
+    assert resolver.resolve({}, 1).logit_bias == {7: -100.0, 9: -100.0}
+    asked = resolver.resolve({"logit_bias": {"9": 50, "3": 1}}, 1)
+    assert asked.logit_bias == {7: -100.0, 9: -100.0, 3: 1.0}
+    assert resolver.defaults["logit_bias"] == merged().logit_bias == {}
+
+
 def test_a_models_seed_and_stop_strings() -> None:
     """Under transformers' names for them."""
     model = {"stop_strings": ["a", "b"], "seed": 5, "presence_penalty": 1, "stop": ["c"]}

@@ -17,6 +17,8 @@ from quire.options import OPTIONS, OPTIONS_BY_NAME, check_option_names
 from quire.response_format import Constraint
 
 _NO_BIAS: Mapping[int, float] = MappingProxyType({})
+_NEVER = -100.0
+"""The bias with which OpenAI's API bans a token. Minus infinity could not be sent to a remote engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class OptionResolver:
         generation_config: the content of the model's `generation_config.json`.
         context_length: most tokens of a sequence, prompt and answer together.
         eos_token_ids: the model's EOS tokens.
+        suppressed_token_ids: tokens that the model must never write, whatever a request says of them.
 
     Raises:
         SamplingError: a configured value is of a wrong type or out of its range.
@@ -107,9 +110,11 @@ class OptionResolver:
         *,
         context_length: int,
         eos_token_ids: Sequence[int] = (),
+        suppressed_token_ids: Sequence[int] = (),
     ) -> None:
         self.context_length = context_length
         self._eos = tuple(eos_token_ids)
+        self._suppressed = dict.fromkeys(suppressed_token_ids, _NEVER)
         self._configured = _checked(configured)
         from_model = {
             one.name: generation_config[one.from_model]
@@ -169,6 +174,8 @@ class OptionResolver:
         params["top_k"] = max(params["top_k"], 0)
         if stop_strings:
             params["stop"] = (*stop_strings, *params["stop"])
+        if self._suppressed:
+            params["logit_bias"] = {**params["logit_bias"], **self._suppressed}
         stops = (*stop_token_ids, *params["stop_token_ids"])
         if params["ignore_eos"]:
             # The template's stop word is often EOS itself, and `ignore_eos` is meant for it too.

@@ -169,7 +169,8 @@ def test_a_changed_input_is_noticed(folder: Path, echo: MakeEcho) -> None:
 @pytest.mark.parametrize("order", ["input", "completion"])
 def test_a_drained_job_goes_on(folder: Path, echo: MakeEcho, order: str) -> None:
     files = stopped(folder, echo, 100, 30, output_order=order)
-    assert 15 < len(lines_of(files.answers)) < 60
+    # At row 30 at least 14 had been answered, of which one is an error.
+    assert 13 <= len(lines_of(files.answers)) < 60
     assert any("ended before its end" in line for line in read_status(files))
     source = Questions(100, broken=frozenset({1}))
     result = run_job(folder, source, echo(), {"output_order": order})

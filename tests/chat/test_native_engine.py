@@ -186,6 +186,17 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     assert text_of(model)
 
 
+def test_tokens_that_the_model_must_never_write(make: MakeModel, broken: Path) -> None:
+    """transformers' `suppress_tokens`, of which some may not be there."""
+    settings: dict[str, Any] = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True}
+    first = make().chat(HELLO, **settings)[0].token_ids[0]
+    biased = make().chat(HELLO, logit_bias={str(first): -100}, **settings)[0].token_ids
+    suppressed = {"suppress_tokens": [first, 10**9]}
+    (broken / "generation_config.json").write_text(json.dumps(suppressed))
+    assert make(broken).chat(HELLO, **settings)[0].token_ids == biased
+    assert first not in biased
+
+
 def test_a_prompt_beyond_the_context_is_refused_and_never_cut(make: MakeModel) -> None:
     with pytest.raises(PromptTooLongError, match="256"):
         make().chat([{"role": "user", "content": "word " * 100}])

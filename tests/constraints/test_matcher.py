@@ -73,9 +73,8 @@ def test_masks_are_what_a_plain_look_at_every_token_finds(
             if text is not None and partial_regex.fullmatch(pattern, so_far + text, partial=True)
         }
         without_eos = set(allowed) - {EOS}
-        if (
-            len(without_eos) == 1
-        ):  # only one text may follow: llguidance then takes its usual tokens
+        # Only one text may follow: llguidance then takes its usual tokens.
+        if len(without_eos) == 1:
             assert without_eos <= some
         else:
             assert without_eos == some

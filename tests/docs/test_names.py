@@ -151,9 +151,8 @@ def source_words() -> frozenset[str]:
 def sources() -> list[Path]:
     folders = ("src", "benchmarks", "tools", "tests")
     paths = [path for name in folders for path in (ROOT / name).rglob("*.py")]
-    own = [
-        path for path in paths if "environments" not in path.parts
-    ]  # what peers install is theirs
+    # What peers install is theirs.
+    own = [path for path in paths if "environments" not in path.parts]
     return [path for path in own if path.parent != Path(__file__).parent]
 
 

@@ -55,14 +55,14 @@ def with_tokenizer(folder: Path, backend: Backend | None = None, **config: Any) 
     return folder
 
 
-def file_of(folder: Path, target: Path) -> Path:
+def file_of(folder: Path, target: Path, **options: Any) -> Path:
     """A file of a model, with a tokenizer, of a type that quire does not write."""
     keys = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"}
     tokens = [*json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"], END]
     keys |= {"tokenizer.ggml.tokens": [*tokens, *(f"<{n}>" for n in range(300 - len(tokens)))]}
     merges = ["t h", "th e", "Ġ the"]
     more = {"tokenizer.ggml.merges": merges, "tokenizer.ggml.eos_token_id": len(tokens) - 1}
-    return write_model(folder, target, metadata={**keys, **more})
+    return write_model(folder, target, metadata={**keys, **more}, **options)
 
 
 def change_tensor(folder: Path, name: str, value: float) -> None:

@@ -295,9 +295,8 @@ def make_model_folder(tmp_path: Path, name: str) -> Path:
     if kind in _OLD_KEYS:
         values = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(values | _OLD_KEYS[kind]))
-    if (
-        kind == "nemotron_h"
-    ):  # in the form of the hub, since the converter takes another one for experts'
+    # In the form of the hub, since the converter takes another one for experts'.
+    if kind == "nemotron_h":
         path = folder / "config.json"
         values = json.loads(path.read_text())
         kinds = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*"}
@@ -313,9 +312,8 @@ def make_model_folder(tmp_path: Path, name: str) -> Path:
         for key in [one for one in tensors if ".mlp.experts." in one]:
             tensors[key] = np.ascontiguousarray(tensors[key].swapaxes(1, 2))
         save_file(tensors, path, metadata={"format": "pt"})
-    if kind.startswith(
-        "granite4_h"
-    ):  # llama.cpp's converter knows the names of its first configs alone
+    # llama.cpp's converter knows the names of its first configs alone.
+    if kind.startswith("granite4_h"):
         path = folder / "config.json"
         for now, before in (("linear_attention", "mamba"), ("full_attention", "attention")):
             path.write_text(path.read_text().replace(f'"{now}"', f'"{before}"'))

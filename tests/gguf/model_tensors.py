@@ -277,9 +277,8 @@ def in_file_names(
         name = name.replace("e_score_correction_bias", "e_score_correction.bias")
         name = name.replace(".expert_bias", ".expert_bias.bias")
         before, _, after = name.partition(".experts.")
-        if after and not name.endswith(
-            tuple(_OWN_NAMES)
-        ):  # model.layers.0.mlp . experts . 3.gate_proj.weight
+        # model.layers.0.mlp . experts . 3.gate_proj.weight
+        if after and not name.endswith(tuple(_OWN_NAMES)):
             expert, _, role = after.partition(".")
             suffix = role.rpartition(".")[2]
             role = {"w1": "gate", "w3": "up", "w2": "down"}.get(role[:2], role.partition("_")[0])

@@ -193,9 +193,8 @@ def test_mixture_of_q4_k_m(tmp_path: Path) -> None:
 
 def test_rows_that_are_no_whole_blocks(tmp_path: Path) -> None:
     """llama.cpp #7805: the next type whose blocks fit, or float16."""
-    folder = with_tokenizer(
-        make_model_folder(tmp_path, "llama3")
-    )  # rows of 64 and 112, embeddings for both
+    # Rows of 64 and 112, embeddings for both.
+    folder = with_tokenizer(make_model_folder(tmp_path, "llama3"))
     types = types_of(run(folder, tmp_path / "model.gguf", type="q4_k_m"))
     assert types["blk.0.attn_q.weight"] == "Q5_0"
     assert types["token_embd.weight"] == "Q8_0"

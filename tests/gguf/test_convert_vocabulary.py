@@ -59,7 +59,9 @@ def test_architecture_chooses_among_names(tmp_path: Path) -> None:
 def test_tokens_and_ends(tmp_path: Path) -> None:
     """The rows of the embeddings, and what ends an answer."""
     folder = with_tokenizer(make_model_folder(tmp_path, "llama2"), chat_template="{{ messages }}")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [259, 7, 8]}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [259, 7, 8], "suppress_tokens": [9, 5, 299, 10**6]})
+    )
     metadata = GgufFile(run(folder, tmp_path / "model.gguf")).metadata
     tokens = [text.decode() for text in metadata["tokenizer.ggml.tokens"]]  # pyright: ignore
     types = metadata["tokenizer.ggml.token_type"]
@@ -69,10 +71,12 @@ def test_tokens_and_ends(tmp_path: Path) -> None:
     ids = [metadata[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")]
     assert ids == [259, 7, 8]
     assert metadata["tokenizer.ggml.add_bos_token"] is False
+    assert metadata["tokenizer.ggml.suppress_tokens"].tolist() == [9, 5, 299]  # pyright: ignore
     assert metadata["tokenizer.chat_template"] == "{{ messages }}"
     again = run(tmp_path / "model.gguf", tmp_path / "again")
-    ends = json.loads((again / "generation_config.json").read_text())["eos_token_id"]
-    assert sorted(ends) == [7, 8, 259]
+    generation = json.loads((again / "generation_config.json").read_text())
+    assert sorted(generation["eos_token_id"]) == [7, 8, 259]
+    assert generation["suppress_tokens"] == [9, 5, 299]
 
 
 PIECES = ["▁", "t", "h", "e", "a", "▁a", "he", "▁the", "th", "the", "▁▁"]

@@ -27,7 +27,7 @@ from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.weights.safetensors import widen
 from tests.engines.native.cpu.batches import logits_of, random_ids
-from tests.engines.native.cpu.reference import ReferenceRunner
+from tests.engines.native.cpu.reference_runner import ReferenceRunner
 from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.quantization import plain_formats as plain
 

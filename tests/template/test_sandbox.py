@@ -14,8 +14,9 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from quire.errors import TemplateError
-from quire.template import sandbox
-from quire.template.sandbox import CallArguments, Renderer
+from quire.template import budget, sandbox
+from quire.template.budget import CallArguments
+from quire.template.sandbox import Renderer
 
 DEEP = (
     "{% set ns = namespace(s=(1,), t=(1,)) %}{% for i in range(100) %}"
@@ -135,7 +136,7 @@ DEEP_KEYS = {
 @pytest.fixture(autouse=True)
 def _small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same mechanism with a smaller budget, so that the tests take seconds."""
-    monkeypatch.setattr(sandbox, "FREE_WORK", 400_000)
+    monkeypatch.setattr(budget, "FREE_WORK", 400_000)
 
 
 def render(source: str, **variables: Any) -> str:
@@ -164,8 +165,8 @@ def test_values_that_are_small_to_make_and_large_to_read(use: str) -> None:
 @pytest.mark.parametrize("use", list(DEEP_KEYS.values()), ids=list(DEEP_KEYS))
 def test_values_that_are_nested_too_deeply(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """100,000 levels: hashing them would overflow the stack, which ends the process."""
-    monkeypatch.setattr(sandbox, "FREE_WORK", 10**9)
-    monkeypatch.setattr(sandbox, "SECONDS", 100.0)
+    monkeypatch.setattr(budget, "FREE_WORK", 10**9)
+    monkeypatch.setattr(budget, "SECONDS", 100.0)
     with pytest.raises(TemplateError):
         render(CHAIN + use)
 
@@ -192,8 +193,8 @@ def test_templates_that_cannot_be_compiled(source: str, says: str) -> None:
 
 
 def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "FREE_WORK", 10**12)
-    monkeypatch.setattr(sandbox, "SECONDS", 0.2)
+    monkeypatch.setattr(budget, "FREE_WORK", 10**12)
+    monkeypatch.setattr(budget, "SECONDS", 0.2)
     with pytest.raises(TemplateError, match=r"longer than 0\.2 s"):
         render(ENDLESS["loops"])
 
@@ -329,20 +330,20 @@ def test_a_long_conversation_may_be_gone_through_for_each_message(source: str) -
 def test_the_time_is_the_threads_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for a busy machine is not work."""
     clock = iter(range(0, 10**9, 1000))
-    monkeypatch.setattr(sandbox.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(budget.time, "monotonic", lambda: float(next(clock)))
     source = "{% for i in range(40000) %}{{ i }}{% endfor %}"
-    monkeypatch.setattr(sandbox, "FREE_WORK", 10**9)
+    monkeypatch.setattr(budget, "FREE_WORK", 10**9)
     assert render(source).startswith("0123")
 
 
 def test_a_long_conversation_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "FREE_WORK", 10**12)
-    monkeypatch.setattr(sandbox, "SECONDS", 0.01)
-    monkeypatch.setattr(sandbox, "FEW_MESSAGES", 10)
+    monkeypatch.setattr(budget, "FREE_WORK", 10**12)
+    monkeypatch.setattr(budget, "SECONDS", 0.01)
+    monkeypatch.setattr(budget, "FEW_MESSAGES", 10)
     many = [{"role": "user", "content": "x"}] * 50
     with pytest.raises(TemplateError, match=r"longer than 0\.26 s"):
         render(ENDLESS["loops"], messages=many)
-    monkeypatch.setattr(sandbox, "MOST_SECONDS", 0.1)
+    monkeypatch.setattr(budget, "MOST_SECONDS", 0.1)
     with pytest.raises(TemplateError, match=r"longer than 0\.1 s"):
         render(ENDLESS["loops"], messages=many)
 

@@ -294,7 +294,7 @@ class ModelModules:
 
     def __init__(self, tensors: dict[str, TensorEntry], lacking: str = "") -> None:
         self.lacking = lacking
-        """A sentence about a file that the folder should have and has not, for error texts."""
+        """A sentence about what the model may lack that the adapter is right to ask for, for error texts."""
         self._weights = {
             name.removesuffix(".weight"): entry
             for name, entry in tensors.items()
@@ -344,9 +344,8 @@ class ModelModules:
         """The shape [out, in] of a module's weight; None where quantising has packed it."""
         stored = self.embeddings or "" if self.is_tied_head(name) else name
         weight = self._weights.get(stored)
-        packed = (
-            f"{stored}.weight" in self.names
-        )  # what bitsandbytes stores beside it: weight.absmax
+        # What bitsandbytes stores beside it: weight.absmax.
+        packed = f"{stored}.weight" in self.names
         if weight is None or packed or not weight.dtype.startswith(_UNPACKED):
             return None
         return weight.shape
@@ -367,6 +366,12 @@ def _without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
+_OTHER_FORM = (
+    "A GGUF file has some maps in another form than its model's folder (kv_b_proj of DeepSeek, in_proj_ba "
+    "of Qwen3-Next): an adapter of these needs the folder. "
+)
+
+
 def read_modules(adapter: Path, model_folder: Path) -> ModelModules:
     """The modules of the model in `model_folder`, for the check of the adapter at `adapter`.
 
@@ -378,9 +383,8 @@ def read_modules(adapter: Path, model_folder: Path) -> ModelModules:
         from quire.gguf.folder import open_source
 
         shapes = open_source(model_folder).shapes()
-        return ModelModules(
-            {name: TensorEntry("F32", shape, 0) for name, shape in shapes.items()}, ""
-        )
+        entries = {name: TensorEntry("F32", shape, 0) for name, shape in shapes.items()}
+        return ModelModules(entries, _OTHER_FORM)
     tensors: dict[str, TensorEntry] = {}
     try:
         source = WeightsFolder(model_folder)  # which finds the files by the loader's own rules

@@ -24,14 +24,15 @@ T = TypeVar("T", int, float)
 CONFIG_FILE = "adapter_config.json"
 
 _MERGE = "merge the adapter into the model (peft's merge_and_unload) and serve the result"
+_CONVERT = "merge it with quire convert MODEL TARGET adapter_name_or_path=ADAPTER, and serve that"
 _PLAIN = f"train a plain LoRA without it, or {_MERGE}"
 
 _REFUSED: dict[str, str] = {
     "modules_to_save": f"such an adapter replaces whole modules; {_MERGE}",
     "trainable_token_indices": f"such an adapter changes the embeddings of tokens; {_MERGE}",
-    "target_parameters": f"such an adapter changes bare parameters, not modules; {_MERGE}",
+    "target_parameters": f"such an adapter changes bare parameters, not modules; {_CONVERT}",
     "layer_replication": f"such an adapter adds layers to the model; {_MERGE}",
-    "use_dora": "merge it with quire convert MODEL TARGET adapter_name_or_path=ADAPTER, and serve that",
+    "use_dora": _CONVERT,
     "lora_bias": _PLAIN,
     "fan_in_fan_out": f"the model stores its matrices transposed; {_MERGE}",
     "use_qalora": _PLAIN,

@@ -285,30 +285,33 @@ class BatchJob:
                 sync_interval=self._args.batch.sync_interval,
             )
             self._anew = True
-            begun = time.monotonic()
-            try:
-                known = set_of(journal.indices())
-                if self._args.batch.batch_backend == "ray":
-                    ending = asyncio.run(self._answer_on_ray(writer, known))
-                else:
-                    ending = self._answer_all(writer, known)
-            finally:
-                writer.close()
-                facts = journal.facts()
-                waited = self.progress.started - begun
-                spent = max(time.monotonic() - self.progress.started, 0.0)
-                journal.set_facts(
-                    {
-                        "preparation_time": facts.get("preparation_time", 0.0) + waited,
-                        "runtime": facts.get("runtime", 0.0) + spent,
-                    }
-                )
+            ending = self._answer_rest(writer, journal)
             if ending == "finished":
                 self._finish(journal)
         finally:
             answers.close()
             errors.close()
         return BatchResult(ending, self.files, journal.counts())
+
+    def _answer_rest(self, writer: Writer, journal: Journal) -> Ending:
+        """Answer what the journal does not have yet, and add up the time that the batch has taken."""
+        begun = time.monotonic()
+        try:
+            known = set_of(journal.indices())
+            if self._args.batch.batch_backend == "ray":
+                return asyncio.run(self._answer_on_ray(writer, known))
+            return self._answer_all(writer, known)
+        finally:
+            writer.close()
+            facts = journal.facts()
+            waited = self.progress.started - begun
+            spent = max(time.monotonic() - self.progress.started, 0.0)
+            journal.set_facts(
+                {
+                    "preparation_time": facts.get("preparation_time", 0.0) + waited,
+                    "runtime": facts.get("runtime", 0.0) + spent,
+                }
+            )
 
     def _own_total(self) -> int | None:
         """How many rows this job answers; None where only reading them tells."""

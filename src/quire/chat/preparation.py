@@ -43,7 +43,7 @@ from quire.tools.forced import JSON_LIST
 from quire.tools.harmony import MARKERS, HarmonyReader
 from quire.tools.learned import LearnedFormat
 from quire.tools.stream import ToolParser
-from quire.weights.folder import eos_token_ids, read_json
+from quire.weights.folder import eos_token_ids, read_json, suppressed_token_ids
 
 logger = logging.getLogger("quire")
 
@@ -68,6 +68,8 @@ class ChatFormat:
     template: Template
     generation_config: Mapping[str, Any]
     eos_token_ids: tuple[int, ...]
+    suppressed_token_ids: tuple[int, ...] = ()
+    """Tokens that must never be sampled."""
 
     @classmethod
     def of_folder(cls, folder: Path, arguments: InferArgs) -> ChatFormat:
@@ -92,6 +94,7 @@ class ChatFormat:
             template,
             read_json(folder, "generation_config.json"),
             eos_token_ids(folder, tokenizer.eos_token_id),
+            suppressed_token_ids(folder, tokenizer.vocab_size),
         )
 
 
@@ -153,6 +156,7 @@ class Preparation:
                 chat_format.generation_config,
                 context_length=info.context_length,
                 eos_token_ids=[id for id in chat_format.eos_token_ids if id not in message_ends],
+                suppressed_token_ids=chat_format.suppressed_token_ids,
             )
         except (SamplingError, UnsupportedOptionError) as error:
             raise ConfigError(f"The configuration, or generation_config.json: {error}") from None

@@ -25,6 +25,7 @@ from quire.errors import (
     RequestError,
     RequestTimeoutError,
 )
+from quire.machine.folders import user_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -202,11 +203,7 @@ def state_folder() -> Path:
     Raises:
         OSError: there is none, since this user has no home.
     """
-    chosen = os.environ.get("XDG_STATE_HOME")
-    try:
-        return (Path(chosen) if chosen else Path.home() / ".local" / "state") / "quire"
-    except RuntimeError:
-        raise FileNotFoundError("this user has no home folder") from None
+    return user_folder("XDG_STATE_HOME", "~/.local/state")
 
 
 def open_standard_streams() -> None:

@@ -39,9 +39,8 @@ class Vocabulary:
 
         self.size = size
         self.num_tokens = tokenizer.vocab_size
-        backend = Backend.from_str(
-            tokenizer.backend.to_str()
-        )  # a copy: the original stays as it is
+        # A copy: the original stays as it is.
+        backend = Backend.from_str(tokenizer.backend.to_str())
         backend.no_padding()
         backend.no_truncation()
         end_name = f"<|end {secrets.token_hex(8)}|>"

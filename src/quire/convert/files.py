@@ -18,6 +18,7 @@ import numpy as np
 from quire.convert.header import BLOCKS_VERSION, FILE_TYPES
 from quire.convert.merging import MergedFolder
 from quire.convert.planned import Planned
+from quire.convert.sources import AT_ONCE
 from quire.convert.tensors import Mixture, encoded, pieces, plan_tensors, type_of
 from quire.errors import ConfigError, UnsupportedModelError
 from quire.gguf.blocks import check_type, dequantize, is_block_type
@@ -38,7 +39,6 @@ logger = logging.getLogger("quire")
 
 _OF_THE_PLACE: Final = ("general.alignment", "split.no", "split.count", "split.tensors.count")
 """Keys that say how a file lies on the disk, which the new one does as quire writes it."""
-_AT_ONCE = 1 << 22  # weights that are in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class _Rewriting:
 def _in_another_type(file: GgufFile, entry: GgufEntry, kind: TensorType) -> Iterator[Bytes]:
     depth = entry.shape[-1]
     data = file.data(entry).reshape(math.prod(entry.shape[:-1]), -1)
-    step = max(_AT_ONCE // depth, 1)
+    step = max(AT_ONCE // depth, 1)
     for first in range(0, len(data), step):
         part = np.ascontiguousarray(data[first : first + step])
         values = dequantize(entry.type.name, part).reshape(-1, depth)

@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from quire.convert.merging import MergedFolder
+from quire.convert.sources import AT_ONCE
 from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
@@ -39,7 +40,6 @@ from quire.weights.hub_config import LLAMA_NAMES, HubConfig
 DTYPES: Final[Mapping[str, str]] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 """The types of folders, and what a `config.json` calls them."""
 _SHARD = 5_000_000_000  # bytes of a file, as in transformers
-_AT_ONCE = 1 << 22  # weights that are in memory at a time
 _SIZES: Final[Mapping[str, int]] = {"F32": 4, "F16": 2, "BF16": 2}
 _WEIGHTS = frozenset(
     {".bin", ".gguf", ".h5", ".msgpack", ".npz", ".onnx", ".ot", ".pt", ".pth", ".safetensors"}
@@ -405,8 +405,18 @@ def merged_folder(source: MergedFolder, dtype: str | None) -> NewFolder:
 
     Args:
         dtype: one of `DTYPES`; None for the type that each tensor has, bfloat16 for 8-bit floats.
+
+    Raises:
+        UnsupportedModelError: an adapter changes experts that the folder has in MXFP4's blocks.
     """
     folder = source.folder
+    in_blocks = source.changed_in_blocks()
+    if in_blocks is not None:
+        raise UnsupportedModelError(
+            f"{folder}: the adapter changes {in_blocks.name}, which the folder has in blocks of MXFP4, and "
+            "quire makes no such blocks of floats. Name a GGUF file as the target, where what is changed "
+            "gets the type that is asked for, or take the folder of the model that is not quantised"
+        )
     tensors = (_new_tensor(source, name, dtype) for name in source.source.names())
     files: dict[str, str] = {}
     config = read_json_object(folder / "config.json")
@@ -448,7 +458,7 @@ def _new_tensor(source: MergedFolder, name: str, dtype: str | None) -> _NewTenso
             turned = source.stored_rows(again.transpose(), np.arange(shape[-1])).T
             yield _encoded(np.ascontiguousarray(turned), kind, f"{source.folder}: {again.name}")
             return
-        step = max(_AT_ONCE // width, 1)
+        step = max(AT_ONCE // width, 1)
         for first in range(0, shape[0], step):
             rows = np.arange(first, min(first + step, shape[0]))
             values = source.stored_rows(again, rows).reshape(len(rows), -1)

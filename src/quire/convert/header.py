@@ -274,25 +274,12 @@ def _ffn(spec: DecoderSpec, architecture: Architecture, folder: Path) -> dict[st
     experts = spec.experts
     if experts is None:
         return {"feed_forward_length": _dense_size(spec)}
-    # Where no layer is dense, it is whatever the config says.
     # A folder of the type that files are read as has the keys that a file may have.
     family = FAMILIES["mixtral" if spec.model_type == "mixtral" else architecture.model_type]
+    first, step = _sparse_layers(spec, family)
+    # Where no layer is dense, its width is whatever the config says.
     dense = _dense_size(spec) or _config_of(folder).get(family.dense_size, experts.ffn_size)
-    router = experts.router
-    first, step = _pattern([layer.experts is not None for layer in spec.layers])
-    if family.sparse_kind:  # a file says of each layer what it is
-        if _dense_size(spec):
-            raise UnsupportedModelError(
-                "The model has layers of experts and layers of a dense FFN, which llama.cpp does not compute "
-                "for it: it cannot be written as GGUF"
-            )
-        first, step = 0, 1
-    if (first and not family.first_sparse) or (step > 1 and not family.step):
-        raise UnsupportedModelError(
-            "The model has experts in some layers and one FFN in others, which llama.cpp does not "
-            "compute for it: it cannot be written as GGUF"
-        )
-    shared = experts.shared_size
+    router, shared = experts.router, experts.shared_size
     counts_shared = bool(family.shared_count)
     keys: dict[str, Written | None] = {
         "feed_forward_length": dense,
@@ -315,6 +302,28 @@ def _ffn(spec: DecoderSpec, architecture: Architecture, folder: Path) -> dict[st
             "expert_group_used_count": router.chosen_groups,
         }
     return keys
+
+
+def _sparse_layers(spec: DecoderSpec, family: ExpertFamily) -> tuple[int, int]:
+    """The first sparse layer, and every how many layers there is one.
+
+    Raises:
+        UnsupportedModelError: llama.cpp does not compute a model of this family with such layers.
+    """
+    if family.sparse_kind:  # a file says of each layer what it is
+        if _dense_size(spec):
+            raise UnsupportedModelError(
+                "The model has layers of experts and layers of a dense FFN, which llama.cpp does not compute "
+                "for it: it cannot be written as GGUF"
+            )
+        return 0, 1
+    first, step = _pattern([layer.experts is not None for layer in spec.layers])
+    if (first and not family.first_sparse) or (step > 1 and not family.step):
+        raise UnsupportedModelError(
+            "The model has experts in some layers and one FFN in others, which llama.cpp does not "
+            "compute for it: it cannot be written as GGUF"
+        )
+    return first, step
 
 
 def _gating(scores: Scores, family: ExpertFamily) -> int | None:

@@ -3,7 +3,8 @@
 They come from a folder's safetensors, or from a GGUF file by the names of the folder that is made of it.
 
 A LoRA pair makes `W + scaling * B A` of a matrix, in float32, and with DoRA the rows of that are brought
-to lengths that were trained (Liu et al., 2024); what an adapter has whole replaces what the model has. Of a matrix no more is computed than the rows that are asked for.
+to lengths that were trained (Liu et al., 2024); what an adapter has whole replaces what the model has. Of a
+matrix no more is computed than the rows that are asked for.
 """
 
 from __future__ import annotations
@@ -12,171 +13,33 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter, check_fits, read_adapter, read_tensors
+from quire.adapters.weights import AdapterTensors
+from quire.convert.sources import FolderSource, GgufFolderSource, Rows, Source, Stored
 from quire.engines.native.cpu.weights.mxfp4 import block_rows, is_in_blocks
+from quire.engines.native.models.expert_adapters import expert_pairs, layer_of_experts
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorPart, TensorSpec, find_part
 from quire.errors import AdapterError, UnsupportedModelError, WeightsError
-from quire.gguf.blocks import check_type, dequantize, is_block_type
+from quire.gguf.blocks import dequantize, is_block_type
 from quire.gguf.folder import open_source
 from quire.gguf.quantize import Bytes, Floats
-from quire.gguf.weights import GgufSource, in_folder_order
-from quire.quantization import float8, mxfp4
-from quire.quantization.float8 import Float8Matrix
-from quire.quantization.formats import read_quantized
-from quire.quantization.module_tensors import ModuleTensors
+from quire.quantization import mxfp4
 from quire.quantization.schemes import Quantization
 from quire.weights.folder import is_gguf_folder
 from quire.weights.safetensors import WeightsFolder, widen
 
-Rows: TypeAlias = NDArray[np.intp]
-"""Numbers of rows; those of a vector are its elements."""
-
+BLOCKS = "MXFP4"
+"""GGUF's name of the blocks that folders have, too."""
 _FLOATS = ("F32", "F16", "BF16", "F64")
-_NUMBERS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A tensor as it is stored."""
-
-    name: str
-    path: Path
-    type: str
-    """As safetensors or GGUF calls it."""
-    shape: tuple[int, ...]
-    values: NDArray[Any]
-    """Numbers in this shape, or of a type with blocks the bytes of each row."""
-    tiles: tuple[int, int] = (1, 1)
-    """How the columns lie: see `GgufTensor.tiles`."""
-    float8: Float8Matrix | None = None
-    """The codes and their scales, if it is a matrix of 8-bit floats."""
-
-    @property
-    def is_in_order(self) -> bool:
-        """Whether the columns lie as in a folder."""
-        return self.tiles[1] == 1
-
-    def floats(self, rows: Rows | slice) -> Floats:
-        """Some rows; of a vector, elements.
-
-        Raises:
-            WeightsError: an 8-bit float is NaN.
-        """
-        if self.float8 is not None:
-            return self._multiplied_out(self.float8.take(rows))
-        if is_block_type(self.type):
-            shape = (-1, *self.shape[1:])
-            if len(self.shape) == 1:
-                return dequantize(self.type, self.values).reshape(-1)[rows]
-            part = np.ascontiguousarray(self.values[rows])
-            return in_folder_order(dequantize(self.type, part).reshape(shape), self.tiles)
-        part = self.values[rows]
-        floats = widen(part) if self.type == "BF16" else part.astype(np.float32)
-        return in_folder_order(floats, self.tiles)
-
-    def _multiplied_out(self, part: Float8Matrix) -> Floats:
-        if part.has_nan():
-            raise WeightsError(
-                f"{self.path}: {self.name} holds NaN: every answer would be nonsense. The file is damaged: "
-                "download it again"
-            )
-        return part.dequantized()
-
-    def transpose(self) -> Stored:
-        """The matrix the other way round."""
-        return dataclasses.replace(self, shape=self.shape[::-1], values=self.values.T)
-
-    def in_shape(self, shape: tuple[int, ...]) -> Stored:
-        """The same numbers in another shape."""
-        return dataclasses.replace(self, shape=shape, values=self.values.reshape(shape))
-
-    def part(self, part: TensorPart, shape: tuple[int, ...]) -> Stored:
-        """A part of a stack of matrices, as one matrix."""
-        return dataclasses.replace(self, shape=shape, values=part.take(self.values, shape))
-
-
-class _Source(Protocol):
-    """What has a model's tensors."""
-
-    weights: WeightsFolder | None
-    """The folder of safetensors; None for a GGUF file."""
-
-    def names(self) -> Iterable[str]: ...
-    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
-    def __contains__(self, name: str) -> bool: ...
-    def find(self, name: str) -> Stored: ...
-
-
-class _FolderSource:
-    """The tensors of a folder of safetensors. Those of 8-bit floats have their scales with them."""
-
-    def __init__(self, weights: WeightsFolder, spec: DecoderSpec) -> None:
-        self._weights, self._spec = weights, spec
-        self.weights: WeightsFolder | None = weights
-
-    def names(self) -> Iterable[str]:
-        """Those of float8 modules without scales, which the weight has with it."""
-        return [one for one in self._weights.names() if not self._is_scale(one)]
-
-    def _is_scale(self, name: str) -> bool:
-        module, _, part = name.rpartition(".")
-        tensors = ModuleTensors(self._weights, module)
-        return part not in ("weight", "bias") and float8.is_stored(tensors)
-
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return {one.name: one.shape for one in map(self.find, self.names())}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._weights
-
-    def find(self, name: str) -> Stored:
-        one = self._weights.stored(name)
-        stored = Stored(one.name, one.path, one.dtype, one.values.shape, one.values)
-        if one.dtype != float8.STORED_TYPE:
-            return stored
-        kind = "Embedding" if name == self._spec.names.embeddings else "Linear"
-        matrix = read_quantized(self._weights, name, stored.shape, self._spec.quantization, kind)
-        if not isinstance(matrix, Float8Matrix):
-            raise WeightsError(
-                f"{one.path}: {name} is stored as {one.dtype}, and config.json does not say that this "
-                "matrix is quantised. Copy config.json of the same model again"
-            )
-        return dataclasses.replace(stored, float8=matrix)
-
-
-class _GgufFolderSource:
-    """The tensors of a GGUF file by the names of a folder."""
-
-    def __init__(self, source: GgufSource) -> None:
-        self._source = source
-        self.weights: WeightsFolder | None = None
-
-    def names(self) -> Iterable[str]:
-        return self._source.names()
-
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return self._source.shapes()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._source
-
-    def find(self, name: str) -> Stored:
-        one = self._source.tensor(name)
-        check_type(one.type.name, f"{self._source.path}: {name}")
-        values: NDArray[Any] = one.data
-        if not is_block_type(one.type.name):
-            number = _NUMBERS[one.type.name]
-            values = np.ascontiguousarray(values).view(number).reshape(one.shape)
-        elif len(one.shape) > 1:
-            values = values.reshape(one.shape[0], -1)
-        return Stored(name, self._source.path, one.type.name, one.shape, values, one.tiles)
+_Make: TypeAlias = Callable[[Floats, Rows], Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +47,7 @@ class _Change:
     """What an adapter does to a stored tensor."""
 
     name: str
-    make: Callable[[Floats, Rows], Floats]
+    make: _Make
     """Makes the new rows of the old ones, given which they are."""
     shape: tuple[int, ...] = ()
     """The tensor's, where the adapter has all of it."""
@@ -203,7 +66,7 @@ def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
     """
     spec = read_spec(folder)
     if is_gguf_folder(folder):
-        return MergedFolder(folder, spec, _GgufFolderSource(open_source(folder)), adapters)
+        return MergedFolder(folder, spec, GgufFolderSource(open_source(folder)), adapters)
     if spec.quantization is not None and not _is_converted(spec.quantization):
         raise UnsupportedModelError(
             f"{folder} is quantised already. Rounding it once more would cost answers: convert the "
@@ -220,7 +83,7 @@ def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
             untied = source.are_untied(spec.names.embeddings, names.head)
             head = dataclasses.replace(spec.head, tied=not untied)
             spec = dataclasses.replace(spec, head=head)
-    return MergedFolder(folder, spec, _FolderSource(source, spec), adapters)
+    return MergedFolder(folder, spec, FolderSource(source, spec), adapters)
 
 
 def _is_converted(quantization: Quantization) -> bool:
@@ -233,11 +96,14 @@ class MergedFolder:
     """See `open_merged`."""
 
     def __init__(
-        self, folder: Path, spec: DecoderSpec, source: _Source, adapters: Sequence[Path]
+        self, folder: Path, spec: DecoderSpec, source: Source, adapters: Sequence[Path]
     ) -> None:
         self.folder, self.spec, self.source = folder, spec, source
         self._changes: dict[str, list[_Change]] = {}
-        """By the name of a stored tensor, in the order of the adapters."""
+        """By the name of a stored tensor, or of an expert's that is a part of a stack, in the order of the
+        adapters."""
+        self._stacks: dict[str, dict[str, tuple[TensorSpec, TensorPart]]] = {}
+        """By the name of a stored stack of experts: the parts that are changed, by their own names."""
         self.transposed = frozenset(one.name for one in spec.tensors() if one.transposed)
         """The names of the matrices that the folder has the other way round."""
         stored = source.shapes()
@@ -245,9 +111,11 @@ class MergedFolder:
             adapter = read_adapter(path, extended=True, dora=True)
             fitting = check_fits(adapter, folder)
             adapter = dataclasses.replace(adapter, stored_names=fitting)
-            for change in _changes_of(adapter, self.transposed):
+            tensors = read_tensors(adapter)
+            for change in _changes_of(adapter, tensors, self.transposed):
                 self._check_change(adapter, change, stored)
                 self._changes.setdefault(change.name, []).append(change)
+            self._change_experts(adapter, tensors)
 
     def _check_change(
         self, adapter: Adapter, change: _Change, stored: Mapping[str, tuple[int, ...]]
@@ -273,6 +141,30 @@ class MergedFolder:
                 "embeddings and head: merged, it would change both. Serve the two together"
             )
 
+    def _change_experts(self, adapter: Adapter, tensors: AdapterTensors) -> None:
+        """Take over the pairs that change all experts of a layer at once."""
+        for module, pair in tensors.pairs.items():
+            if not _is_of_experts(adapter, module):
+                continue
+            layer = layer_of_experts(self.spec, module)
+            if layer is None:
+                raise AdapterError(
+                    f"The adapter {adapter.path} changes {module}, and the model in {self.folder} has no "
+                    "experts of that name. The adapter may belong to another model: merge it into its own"
+                )
+            by_role = {one.role: one for one in self.spec.layer_tensors(layer)}
+            for role, a, b in expert_pairs(adapter, module, pair, self.spec):
+                self._change_expert(by_role[role], _adding(b, a))
+
+    def _change_expert(self, spec: TensorSpec, make: _Make) -> None:
+        """Change the matrix of an expert, which may be stored by itself or as a part of a stack."""
+        name, part = spec.name, find_part(spec, self._shape_of)
+        if part is not None:
+            self._stacks.setdefault(self.source.find(part.name).name, {})[name] = spec, part
+        elif not self.is_in_blocks(spec):
+            name = self._find(spec)[0].name
+        self._changes.setdefault(name, []).append(_Change(name, make))
+
     @property
     def is_float8(self) -> bool:
         """Whether the folder has weights as 8-bit floats, which are multiplied out."""
@@ -281,8 +173,8 @@ class MergedFolder:
 
     @property
     def changed(self) -> frozenset[str]:
-        """The names of the stored tensors that adapters change."""
-        return frozenset(self._changes)
+        """The names of the stored tensors that adapters change, and of experts that are parts of these."""
+        return frozenset((*self._changes, *self._stacks))
 
     def check(self, spec: TensorSpec) -> Collection[str]:
         """The names by which the folder stores a tensor, whose shape and type are checked.
@@ -301,6 +193,18 @@ class MergedFolder:
         weights = self.source.weights
         return weights is not None and is_in_blocks(weights, spec)
 
+    def stays_in_blocks(self, specs: Iterable[TensorSpec]) -> bool:
+        """Whether all of these are in blocks, and no adapter changes one.
+
+        Blocks are never made of floats here: what is changed gets another type.
+        """
+        return all(self.is_in_blocks(one) and one.name not in self._changes for one in specs)
+
+    def changed_in_blocks(self) -> TensorSpec | None:
+        """A tensor that the folder has in blocks and an adapter changes; None if there is none."""
+        changed = (one for one in self.spec.tensors() if one.name in self._changes)
+        return next(filter(self.is_in_blocks, changed), None)
+
     def block_rows(self, spec: TensorSpec) -> Bytes:
         """The rows of such a tensor as GGUF has them.
 
@@ -318,6 +222,8 @@ class MergedFolder:
         """
         if spec.pieces:
             return self._in_pieces(spec)[rows]
+        if self.is_in_blocks(spec):
+            return self._changed(spec.name, dequantize(BLOCKS, self.block_rows(spec)[rows]), rows)
         stored, which = self._find(spec)
         if which is not None:
             rows = which[rows]
@@ -337,17 +243,33 @@ class MergedFolder:
         first, last = int(rows[0]), int(rows[-1])
         in_order = last - first + 1 == len(rows) and bool((np.diff(rows) == 1).all())
         result = stored.floats(slice(first, last + 1) if in_order else rows)
-        for change in self._changes.get(stored.name, ()):
-            result = change.make(result, rows)
-        return result
+        if not stored.expert and stored.name in self._stacks:
+            self._change_stack(stored, result, rows)
+        return self._changed(stored.expert or stored.name, result, rows)
+
+    def _changed(self, name: str, values: Floats, rows: Rows) -> Floats:
+        for change in self._changes.get(name, ()):
+            values = change.make(values, rows)
+        return values
+
+    def _change_stack(self, stored: Stored, values: Floats, experts: Rows) -> None:
+        """Change the matrices of some experts where they lie."""
+        indices = {expert: index for index, expert in enumerate(experts.tolist())}
+        for name, (spec, part) in self._stacks[stored.name].items():
+            expert, first = divmod(part.first_row, part.shape[1])
+            if expert in indices:
+                own = dataclasses.replace(part, first_row=first)
+                matrix = own.take(values[indices[expert]][None], spec.shape)
+                matrix[...] = self._changed(name, matrix, np.arange(len(matrix)))
 
     def _find(self, spec: TensorSpec) -> tuple[Stored, Rows | None]:
         """A stored tensor, and which of its rows are meant; None for all."""
         part = find_part(spec, self._shape_of)
         if part is not None:
-            return self._stored(part.name, part.stored_shape).part(part, spec.shape), None
-        stored = self._stored(spec.name, spec.stored_shape)
-        if spec.transposed:
+            return self._stored(part.name, part.stored_shape).part(part, spec), None
+        of_gguf = self.source.weights is None  # where tensors have the shapes that the model needs
+        stored = self._stored(spec.name, spec.whole_shape if of_gguf else spec.stored_shape)
+        if spec.transposed and not of_gguf:
             stored = stored.transpose()
         elif stored.shape != spec.whole_shape:
             stored = stored.in_shape(spec.whole_shape)
@@ -379,19 +301,26 @@ class MergedFolder:
 # ---- adapters
 
 
-def _changes_of(adapter: Adapter, transposed: frozenset[str]) -> Iterator[_Change]:
-    """What an adapter does, in order: what it has whole comes before what it adds.
+def _is_of_experts(adapter: Adapter, module: str) -> bool:
+    """Whether a module's pair changes all experts of a layer at once."""
+    assert adapter.config is not None
+    return adapter.config.parameter_of(module) is not None
+
+
+def _changes_of(
+    adapter: Adapter, tensors: AdapterTensors, transposed: frozenset[str]
+) -> Iterator[_Change]:
+    """What an adapter does besides experts, in order: what it has whole comes before what it adds.
 
     Args:
         transposed: the matrices that the folder, and so the adapter, has the other way round. Rows are
             of the right way.
     """
-    tensors = read_tensors(adapter)
 
     def stored(module: str, suffix: str = "weight") -> str:
         return f"{adapter.stored_names.get(module, module)}.{suffix}"
 
-    def whole(name: str, matrix: NDArray[Any]) -> Callable[[Floats, Rows], Floats]:
+    def whole(name: str, matrix: NDArray[Any]) -> _Make:
         return _replacing(matrix.T if name in transposed else matrix)
 
     for module, matrix in tensors.own.items():
@@ -403,6 +332,8 @@ def _changes_of(adapter: Adapter, transposed: frozenset[str]) -> Iterator[_Chang
     for module, bias in tensors.biases.items():
         yield _Change(stored(module, "bias"), _replacing(bias), bias.shape)
     for module, pair in tensors.pairs.items():
+        if _is_of_experts(adapter, module):
+            continue
         yield _Change(stored(module), _adding(pair.b, pair.a))
         if pair.magnitude is not None:
             yield _Change(stored(module), _of_lengths(pair.magnitude))
@@ -414,7 +345,7 @@ def _changes_of(adapter: Adapter, transposed: frozenset[str]) -> Iterator[_Chang
         yield _Change(stored(module), _adding(rows, columns), (len(rows), columns.shape[1]))
 
 
-def _adding(left: Floats, right: Floats) -> Callable[[Floats, Rows], Floats]:
+def _adding(left: Floats, right: Floats) -> _Make:
     """Adds rows of a product."""
 
     def added(values: Floats, rows: Rows) -> Floats:
@@ -425,7 +356,7 @@ def _adding(left: Floats, right: Floats) -> Callable[[Floats, Rows], Floats]:
     return added
 
 
-def _of_lengths(lengths: Floats) -> Callable[[Floats, Rows], Floats]:
+def _of_lengths(lengths: Floats) -> _Make:
     """Brings rows to these lengths. A row of zeros has no direction, and stays."""
 
     def scaled(values: Floats, rows: Rows) -> Floats:
@@ -437,11 +368,11 @@ def _of_lengths(lengths: Floats) -> Callable[[Floats, Rows], Floats]:
     return scaled
 
 
-def _adding_vector(vector: Floats) -> Callable[[Floats, Rows], Floats]:
+def _adding_vector(vector: Floats) -> _Make:
     return lambda values, rows: values + vector[rows]
 
 
-def _replacing(matrix: NDArray[Any]) -> Callable[[Floats, Rows], Floats]:
+def _replacing(matrix: NDArray[Any]) -> _Make:
     def replaced(values: Floats, rows: Rows) -> Floats:
         part = matrix[rows]
         return widen(part) if part.dtype == np.uint16 else part

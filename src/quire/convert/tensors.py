@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from quire.convert.merging import MergedFolder
+from quire.convert.merging import BLOCKS, MergedFolder
 from quire.convert.mixers import (
     delta_net_tensors,
     gated_queries,
@@ -18,6 +18,7 @@ from quire.convert.mixers import (
     latent_tensors,
 )
 from quire.convert.planned import Order, Planned, PlannedPart
+from quire.convert.sources import AT_ONCE
 from quire.engines.native.models.layers.attention import AttentionSpec
 from quire.engines.native.models.layers.delta_net import DeltaNetSpec, KimiDeltaSpec
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
@@ -114,8 +115,6 @@ _FUSED_NAMES: Final[Mapping[str, str]] = {"qkv": "attn_qkv", "gate_up": "ffn_up"
 _EXPERT: Final = re.compile(r"experts\.(\d+)\.(gate|up|down)")
 _FALCON: Final[Mapping[str, str]] = {"attention_norm": "attn_norm_2", "ffn_norm": "attn_norm"}
 """Of Falcon's two norms, that of the FFN has the name of the one."""
-_BLOCKS: Final = "MXFP4"
-_AT_ONCE = 1 << 22  # weights that are in memory at a time
 
 
 def plan_tensors(
@@ -273,12 +272,12 @@ def type_of(
 ) -> TensorType:
     """The type of a tensor in a file of the type `wanted`, such as `q8_0`.
 
-    What a folder has in blocks stays in these, whatever is wanted of the others.
+    What a folder has in blocks stays in these, whatever is wanted of the others, if no adapter changes it.
     """
     if not planned.is_matrix:
         return type_named("F32")
-    if planned.parts and source.is_in_blocks(planned.parts[0].spec):
-        return type_named(_BLOCKS)
+    if planned.parts and source.stays_in_blocks(part.spec for part in planned.parts):
+        return type_named(BLOCKS)
     kind = mixture.kind(planned.name) if mixture else wanted.upper()
     return type_named(_fitting(kind, planned.shape[-1]))
 
@@ -339,12 +338,12 @@ def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator
     """
     what = f"{source.folder}: {planned.name}"
     for part in planned.parts:
-        if kind.name == _BLOCKS:
+        if kind.name == BLOCKS:
             yield source.block_rows(part.spec)
             continue
         rows, *columns = part.spec.shape
         order = np.arange(rows) if part.rows is None else part.rows
-        step = len(order) if part.is_turned else max(_AT_ONCE // math.prod(columns), 1)
+        step = len(order) if part.is_turned else max(AT_ONCE // math.prod(columns), 1)
         for first in range(0, len(order), step):
             values = source.rows(part.spec, order[first : first + step])
             if part.spec.role in ("a_log", "log_decay"):
@@ -361,7 +360,7 @@ def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator
 def _zeros(planned: Planned, kind: TensorType, what: str) -> Iterator[Bytes]:
     """The rows of zeros that a tensor has last."""
     columns = math.prod(planned.shape[1:])
-    step = max(_AT_ONCE // columns, 1)
+    step = max(AT_ONCE // columns, 1)
     for first in range(0, planned.zero_rows, step):
         rows = min(step, planned.zero_rows - first)
         yield encoded(np.zeros((rows, columns), np.float32), kind, what)

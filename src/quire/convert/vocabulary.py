@@ -29,7 +29,7 @@ from quire.gguf.token_vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, 
 from quire.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from quire.gguf.writer import Written
 from quire.tokenizer import Tokenizer
-from quire.weights.folder import eos_token_ids
+from quire.weights.folder import eos_token_ids, suppressed_token_ids
 from quire.weights.hub_config import short
 
 logger = logging.getLogger("quire")
@@ -107,6 +107,7 @@ class FolderVocabulary:
             **({} if model.scores is None else {"scores": model.scores}),
             **_special_ids(folder, tokenizer),
             **_around(tokenizer),
+            **_suppressed(folder, rows),
         }
         keys = {f"{_PREFIX}{key}": value for key, value in values.items()}
         return keys | _chat_templates(tokenizer)
@@ -326,9 +327,8 @@ def _scores(
     """Scores of tokens by which the merges come out again: the earlier a token is made, the higher."""
     scores = np.full(len(texts), _NO_SCORE, np.float32)
     whole = _used_merges(merges, texts).whole
-    whole = whole[
-        np.diff(whole, prepend=-1) != 0
-    ]  # the merges that make one token follow each other
+    # The merges that make one token follow each other.
+    whole = whole[np.diff(whole, prepend=-1) != 0]
     if len(np.unique(whole)) < len(whole):
         raise UnsupportedModelError(
             f"{folder}: its tokenizer makes a token early in one way and late in another, and a GGUF file "
@@ -378,6 +378,12 @@ def _around(tokenizer: Tokenizer) -> dict[str, Written]:
         "add_eos_token": tokenizer.eos_token_id is not None
         and ids[-1:] == [tokenizer.eos_token_id],
     }
+
+
+def _suppressed(folder: Path, rows: int) -> dict[str, Written]:
+    """The tokens that must never be sampled, if there are any."""
+    ids = suppressed_token_ids(folder, rows)
+    return {"suppress_tokens": np.array(ids, np.int32)} if ids else {}
 
 
 def _chat_templates(tokenizer: Tokenizer) -> dict[str, Written]:

@@ -117,6 +117,7 @@ def _make(path: Path, defaults: ModelDefaults) -> Path:
         **defaults.options,
         **({"stop_strings": stop} if stop else {}),
         "eos_token_id": list(dict.fromkeys((*tokenizer.end_ids, *ends))),
+        **({"suppress_tokens": tokenizer.suppressed} if tokenizer.suppressed else {}),
     }
     _remove_abandoned()
     place = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
@@ -195,13 +196,14 @@ class _Kept:
     tokenizer_json: bytes
     config: dict[str, Any]
     end_ids: list[int]
+    suppressed: list[int]
     notes: list[str]
 
 
 def _tokenizer(file: GgufFile, header: str) -> _Kept:
     """The tokenizer of a file: kept from an earlier start, or made now."""
-    here = Path(__file__).parent
-    code = [path.read_bytes() for path in sorted(here.glob("*token*.py"))]
+    here = Path(__file__)
+    code = [path.read_bytes() for path in (here, *sorted(here.parent.glob("*token*.py")))]
     key = key_of(header, code)
     # Two files, so that the large one is nothing but what is written down.
     names = f"tokenizer-{key}.json", f"tokenizer-{key}-facts.json"
@@ -215,6 +217,7 @@ def _tokenizer(file: GgufFile, header: str) -> _Kept:
     known: dict[str, Any] = {
         "config": made.config,
         "end_ids": list(made.end_ids),
+        "suppressed": list(made.suppressed),
         "notes": list(made.notes),
     }
     for name, kept in zip(names, (made.tokenizer_json, json.dumps(known).encode()), strict=True):

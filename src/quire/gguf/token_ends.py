@@ -50,9 +50,8 @@ def end_ids(keys: Keys, vocabulary: FileVocabulary, eos: int | None) -> tuple[in
     ids = vocabulary.ids
     ends = {ids[text] for text in _TEXTS if text in ids}
     if "</s>" in ids and not _is_control(vocabulary, ids["</s>"]):
-        ends.remove(
-            ids["</s>"]
-        )  # Gemma and Qwen 2 have it as text: in HTML it ends what is struck out
+        # Gemma and Qwen 2 have it as a text: in HTML it ends what is struck out.
+        ends.remove(ids["</s>"])
     for key, texts in _KEYS.items():
         number = keys.token_id(f"tokenizer.ggml.{key}", len(vocabulary))
         if number is None:

@@ -30,6 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from quire.machine.files import READ_NO_LINK
+from quire.machine.folders import in_home, user_folder
 
 logger = logging.getLogger("quire")
 
@@ -52,13 +53,7 @@ def cache_folder() -> Path:
         OSError: there is none, because this user has no home.
     """
     chosen = os.environ.get("QUIRE_CACHE_DIR")
-    try:
-        if chosen:
-            return Path(chosen).expanduser()
-        base = os.environ.get("XDG_CACHE_HOME")
-        return (Path(base) if base else Path.home() / ".cache") / "quire"
-    except RuntimeError:  # there is no HOME, and no entry of this user in the system's list
-        raise FileNotFoundError("this user has no home folder") from None
+    return in_home(chosen) if chosen else user_folder("XDG_CACHE_HOME", "~/.cache")
 
 
 def key_of(*facts: object) -> str:

@@ -23,9 +23,8 @@ from quire.errors import WeightsError
 from quire.quantization.matrix import QuantizedMatrix
 from quire.weights.safetensors import widen
 
-_CHUNK = (
-    1 << 17
-)  # weights of one pass: they fit into caches, and take long beside the interpreter's lock
+# Weights of one pass: they fit into caches, and take long beside the interpreter's lock.
+_CHUNK = 1 << 17
 # The grids were chosen greedily: each lowers the error the most, over groups of 32, 64 and 128
 # samples of a normal and of a t distribution. Together they come within 1 % of 60 grids.
 SYMMETRIC_STEPS = np.array([6.875, 7.25, 7.875, 8.125, 8.375, 8.625, 9, 9.5], np.float32)

@@ -10,12 +10,13 @@ from typing import Any
 from quire.errors import ConfigError, MessageError, TemplateError, ToolError
 from quire.messages import Control, Conversation, Joint, Media, Message, Part, Text, ToolCall
 from quire.prompt import Element, Span, Spans, TextElement
+from quire.template.budget import CallArguments
 from quire.template.declared import Settled, settle
 from quire.template.format import MediaTokens, find_markers, merge_spans
 from quire.template.harmony import begin_answer, history, is_harmony, of_harmony
 from quire.template.learning import THOUGHT_KEYS, Learned, learn, probe_tools
 from quire.template.marked import join, own
-from quire.template.sandbox import CallArguments, Renderer
+from quire.template.sandbox import Renderer
 from quire.template.template import (
     Template,
     continued_message,

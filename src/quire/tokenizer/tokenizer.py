@@ -286,10 +286,6 @@ class Guard:
         self._complete: RenamedCopy | None = None
         self._completing = threading.Lock()
 
-    @property
-    def control_ids(self) -> frozenset[int]:
-        return frozenset(self._controls)
-
     def encode(self, spans: Spans, text: str) -> list[int]:
         """The ids of the spans, whose joined text is `text`; no control id comes from a literal one."""
         if self._is_plain and self._is_harmless(spans, text):

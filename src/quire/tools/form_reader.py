@@ -336,9 +336,8 @@ def _openers(form: CallForm, head: str) -> tuple[str, ...]:
     own = form.open + head
     found = [form.begin + own, own, head]
     if form.open.rstrip(SPACES + ".abcdefghijklmnopqrstuvwxyz") != form.open.rstrip():
-        found.append(
-            form.open.rstrip(SPACES + ".abcdefghijklmnopqrstuvwxyz")
-        )  # Kimi's `functions.`
+        # Kimi's `functions.`.
+        found.append(form.open.rstrip(SPACES + ".abcdefghijklmnopqrstuvwxyz"))
     return tuple(dict.fromkeys(text.strip() for text in found if text.strip()))
 
 

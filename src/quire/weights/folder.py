@@ -44,3 +44,21 @@ def eos_token_ids(folder: Path, eos_token_id: int | None) -> tuple[int, ...]:
     if eos_token_id is not None:
         eos.append(eos_token_id)
     return tuple(dict.fromkeys(eos))
+
+
+def suppressed_token_ids(folder: Path, tokens: int) -> tuple[int, ...]:
+    """The tokens that must never be sampled: `suppress_tokens` of the generation config.
+
+    They are placeholders of media, or rows of the embeddings that no text has. Some may be those of a
+    larger model of the same kind: they are left out.
+
+    Args:
+        tokens: how many the tokenizer knows; the embeddings may have more rows.
+    """
+    value = read_json(folder, "generation_config.json").get("suppress_tokens")
+    config = read_json(folder, "config.json")
+    text = config.get("text_config")
+    rows = (text if isinstance(text, dict) else config).get("vocab_size")
+    end = max(rows, tokens) if isinstance(rows, int) else tokens
+    ids = value if isinstance(value, list) else []
+    return tuple(one for one in ids if isinstance(one, int) and 0 <= one < end)

@@ -257,9 +257,8 @@ async def test_cors_is_off_unless_asked_for(tokenizer: Tokenizer) -> None:
         assert "access-control-allow-origin" not in answer.headers
         refused = await server.chat(headers={"origin": origin})
         assert refused.status_code == 401
-        assert (
-            refused.headers["access-control-allow-origin"] == origin
-        )  # so that a page can read it
+        # So that a page can read it.
+        assert refused.headers["access-control-allow-origin"] == origin
 
 
 PREFLIGHT = "access-control-request-headers"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
 
 from PIL import Image
+from PIL.TiffImagePlugin import STRIPBYTECOUNTS, STRIPOFFSETS, TiffImageFile
 
 Objects = list[bytes]
 
@@ -38,11 +40,43 @@ def scanned_pdf(colour: str, pages: int = 1) -> bytes:
     """Pages that are a picture in JPEG 2000, without text."""
     held = io.BytesIO()
     Image.new("RGB", (64, 64), colour).save(held, "JPEG2000")
+    kind = "/ColorSpace /DeviceRGB /BitsPerComponent 8 /Filter /JPXDecode"
+    return _picture_pdf(held.getvalue(), (64, 64), kind, pages)
+
+
+def faxed_pdf(black: Image.Image) -> bytes:
+    """A page that is a picture in JBIG2, as scanners write it; what is lit in `black` is black there."""
+    kind = "/ColorSpace /DeviceGray /BitsPerComponent 1 /Filter /JBIG2Decode"
+    return _picture_pdf(_jbig2(black), black.size, kind)
+
+
+def _jbig2(black: Image.Image) -> bytes:
+    """An embedded stream (ITU-T T.88) of two segments: of the page, and of one generic region.
+
+    The region is in the MMR coding of fax machines, which TIFF has as well.
+    """
+    held = io.BytesIO()
+    black.convert("1").save(held, "TIFF", compression="group4")
+    held.seek(0)
+    tags = TiffImageFile(held).tag_v2
+    (at,), (size,) = tags[STRIPOFFSETS], tags[STRIPBYTECOUNTS]
+    coded = held.getvalue()[at : at + size]
+    page = struct.pack(">4IBH", *black.size, 0, 0, 0, 0)
+    region = struct.pack(">4IBB", *black.size, 0, 0, 0, 1)  # at 0, 0; or; MMR
+    return _segment(0, 48, page) + _segment(1, 38, region + coded)
+
+
+def _segment(number: int, kind: int, data: bytes) -> bytes:
+    """A segment of page 1 that refers to no other."""
+    return struct.pack(">IBBBI", number, kind, 0, 1, len(data)) + data
+
+
+def _picture_pdf(data: bytes, size: tuple[int, int], kind: str, pages: int = 1) -> bytes:
     head = (
-        "<< /Type /XObject /Subtype /Image /Width 64 /Height 64 /ColorSpace /DeviceRGB "
-        f"/BitsPerComponent 8 /Filter /JPXDecode /Length {len(held.getvalue())} >> stream\n"
+        f"<< /Type /XObject /Subtype /Image /Width {size[0]} /Height {size[1]} {kind} "
+        f"/Length {len(data)} >> stream\n"
     )
-    image = head.encode() + held.getvalue() + b"\nendstream"
+    image = head.encode() + data + b"\nendstream"
     return _pdf([b"q 200 0 0 200 0 0 cm /I1 Do Q"] * pages, b"/XObject << /I1 3 0 R >>", [image])
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.async_api import Locator, Page, expect
 
 from tests.server.page.actions import answers, ask, composer, reload
-from tests.server.page.pdfs import ENCRYPTION, japanese_pdf, scanned_pdf, text_pdf
+from tests.server.page.pdfs import ENCRYPTION, faxed_pdf, japanese_pdf, scanned_pdf, text_pdf
 from tests.server.page.scripted_api import MODELS, ScriptedApi
 from tests.server.page.test_media import choose, give
 
@@ -148,11 +148,15 @@ async def test_a_font_that_is_not_in_the_pdf_is_read(page: Page, api: ScriptedAp
     assert "日本語" in api.last["messages"][0]["content"]
 
 
-def colours(parts: list[dict[str, Any]]) -> list[Any]:
-    """The colour in the middle of each image of a message."""
+def images(parts: list[dict[str, Any]]) -> list[Image.Image]:
+    """The images of a message."""
     urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-    images = [Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in urls]
-    return [image.getpixel((image.width // 2, image.height // 2)) for image in images]
+    return [Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in urls]
+
+
+def colour_at(image: Image.Image, x: float, y: float) -> Any:
+    """The colour so far to the right and down, as shares of the image."""
+    return image.getpixel((int(x * image.width), int(y * image.height)))
 
 
 async def test_a_scan_is_shown_to_a_model_that_sees(page: Page, api: ScriptedApi) -> None:
@@ -163,11 +167,28 @@ async def test_a_scan_is_shown_to_a_model_that_sees(page: Page, api: ScriptedApi
     await ask(page, "What colour?")
     parts = api.last["messages"][0]["content"]
     assert parts[0] == {"type": "text", "text": "scan.pdf, 2 of 3 pages:"}
-    for red, green, blue in colours(parts):
+    for red, green, blue in (colour_at(image, 0.5, 0.5) for image in images(parts)):
         assert max(red, green) < 20
         assert blue > 235
     await page.locator("article.user").get_by_role("button", name="scan.pdf").click()
     await expect(page.get_by_role("dialog").locator("img")).to_have_count(2)
+
+
+async def test_a_scan_in_jbig2_is_shown(page: Page, api: ScriptedApi) -> None:
+    """Black and white, as many scanners write pages; the decoder comes with the first one."""
+    black = Image.new("1", (96, 64))
+    black.paste(1, (0, 0, 48, 32))  # the quarter above on the left
+    black.paste(1, (72, 48, 96, 64))  # the last sixteenth
+    sees(api, 1)
+    await fresh(page)
+    await choose(page, ("fax.pdf", "application/pdf", faxed_pdf(black)))
+    await expect(chips(page)).to_contain_text("1 of 1 page as pictures")
+    await ask(page, "What is it?")
+    (image,) = images(api.last["messages"][0]["content"])
+    for x, y in ((0.1, 0.1), (0.4, 0.1), (0.1, 0.4), (0.4, 0.4), (0.8, 0.8), (0.95, 0.95)):
+        assert max(colour_at(image, x, y)) < 40, f"not black at {x}, {y}"
+    for x, y in ((0.6, 0.1), (0.9, 0.3), (0.1, 0.6), (0.6, 0.6), (0.6, 0.9), (0.9, 0.6)):
+        assert min(colour_at(image, x, y)) > 215, f"not white at {x}, {y}"
 
 
 async def test_a_pdf_is_text_or_pictures_as_one_likes(page: Page, api: ScriptedApi) -> None:

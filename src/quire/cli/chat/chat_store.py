@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.errors import ConfigError
+from quire.machine.folders import user_folder
 
 MOST_CHATS = 1000
 MOST_BYTES = 256 * 2**20
@@ -69,18 +70,10 @@ def data_folder() -> Path:
     Raises:
         OSError: there is none, since this user has no home.
     """
-    chosen = os.environ.get("XDG_DATA_HOME")
-    try:
-        if chosen:
-            return Path(chosen) / "quire"
-        if sys.platform == "win32":
-            local = os.environ.get("LOCALAPPDATA")
-            return (Path(local) if local else Path.home() / "AppData" / "Local") / "quire"
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Application Support" / "quire"
-        return Path.home() / ".local" / "share" / "quire"
-    except RuntimeError:
-        raise FileNotFoundError("this user has no home folder") from None
+    if sys.platform == "win32" and not os.environ.get("XDG_DATA_HOME"):
+        return user_folder("LOCALAPPDATA", "~/AppData/Local")
+    default = "~/Library/Application Support" if sys.platform == "darwin" else "~/.local/share"
+    return user_folder("XDG_DATA_HOME", default)
 
 
 class ChatStore:

@@ -220,9 +220,8 @@ def _models(address: str, response: httpx.Response) -> tuple[ListedModel, ...]:
             f"{address} refuses the key ({response.status_code}). Check remote_api_key (or "
             "QUIRE_REMOTE_API_KEY)."
         )
-    if (
-        response.status_code != 200
-    ):  # a server without this route may serve the chat API all the same
+    # A server without this route may serve the chat API all the same.
+    if response.status_code != 200:
         return ()
     try:
         return read_models(response.json())

@@ -211,9 +211,8 @@ def _ffn(header: Header, architecture: Architecture) -> dict[str, Any]:
         raise header.unsupported(
             f"{header.key('expert_count')} is {count}, which is not run for {architecture.name}"
         )
-    if (
-        architecture.model_type == "granitemoehybrid" and not count
-    ):  # its converter names both all the same
+    # Its converter names both all the same.
+    if architecture.model_type == "granitemoehybrid" and not count:
         dense = header.integer("feed_forward_length")
         shared = header.integer("expert_shared_feed_forward_length", dense)
         return {

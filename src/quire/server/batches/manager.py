@@ -78,9 +78,8 @@ class BatchManager:
         self._owners: dict[str, str] = {}
         self._jobs: dict[str, BatchJob] = {}
         self._asked: set[str] = set()  # those whose jobs ask the engine
-        self._stuck: set[str] = (
-            set()
-        )  # those whose end cannot be written; the next start tries again
+        # Those whose end cannot be written: the next start tries again.
+        self._stuck: set[str] = set()
         self._wake = asyncio.Event()
         self._draining = False
         self._loop_task: asyncio.Task[None] | None = None
@@ -161,9 +160,8 @@ class BatchManager:
         waiting = [batch for batch in waiting if batch.id not in passed]
         while waiting and len(self._running) < self.arguments.max_running_batches:
             counts = Counter(self._owners.values())
-            batch = min(
-                waiting, key=lambda one: counts[one.owner]
-            )  # the oldest of those with fewest
+            # The oldest of those with fewest.
+            batch = min(waiting, key=lambda one: counts[one.owner])
             waiting.remove(batch)
             self._owners[batch.id] = batch.owner
             self._running[batch.id] = asyncio.ensure_future(self._run_one(batch))
@@ -192,9 +190,8 @@ class BatchManager:
 
     async def _fail(self, batch: StoredBatch, error: Exception) -> None:
         message = _FAILED
-        if isinstance(
-            error, BatchError
-        ):  # whose text may name the folder, which is nobody's affair
+        # Its text may name the folder, which is nobody's affair.
+        if isinstance(error, BatchError):
             message = str(error).replace(str(self._folder(batch)), "the batch")
         elif isinstance(error, EngineError):
             message = problem_of(error).message

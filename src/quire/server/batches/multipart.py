@@ -41,9 +41,8 @@ class FormReader:
         """What the client calls its file; None where it has sent none."""
         self._mark = b"\r\n--" + boundary
         self._take_file = take_file
-        self._buffer = bytearray(
-            b"\r\n"
-        )  # the first boundary stands at the beginning of a line, too
+        # The first boundary stands at the beginning of a line, too.
+        self._buffer = bytearray(b"\r\n")
         self._field: tuple[str, bytearray] | None = None
         self._parts = 0
 

@@ -1,4 +1,4 @@
-"""What the engine promises for one request, and what a fault may harm."""
+"""What the engine promises for one request, and what it refuses."""
 
 from __future__ import annotations
 
@@ -25,47 +25,23 @@ from quire.errors import (
     SamplingError,
     UnsupportedOptionError,
 )
-from quire.outputs import Delta
 from quire.prompt import MediaItem, Prompt
 from quire.response_format import Constraint
 from quire.sampling import SamplingParams
-from tests.engines.native.fake_runner import FakeAdapter, FakeRunner, NumberText, fake_logits
-from tests.engines.native.plain import answer_plainly, complete_plainly
+from tests.engines.native.core.engines import (
+    ANSWER,
+    PROMPT,
+    all_free,
+    greedy,
+    make_engine,
+    run,
+    tokens_of,
+)
+from tests.engines.native.fake_runner import FakeAdapter, FakeRunner, fake_logits
+from tests.engines.native.plain import answer_plainly
 from tests.engines.native.small_tokenizers import byte_level
 
-
-def make_engine(runner: FakeRunner | None = None, **options: Any) -> Engine:
-    return Engine(runner or FakeRunner(), lambda params: NumberText(), **options)
-
-
-def greedy(max_tokens: int = 8, **options: Any) -> SamplingParams:
-    return SamplingParams(max_tokens=max_tokens, temperature=0.0, **options)
-
-
-def run(engine: Engine, steps: int = 500) -> dict[str, list[Delta]]:
-    """Step until nobody is left; return each request's deltas."""
-    results: dict[str, list[Delta]] = {}
-    for _ in range(steps):
-        if not engine.has_work:
-            return results
-        for name, delta in engine.step():
-            results.setdefault(name, []).append(delta)
-        engine.check_integrity()
-    raise AssertionError("somebody waits for ever")
-
-
-def tokens_of(deltas: list[Delta], index: int = 0) -> list[int]:
-    return [token for d in deltas if d.index == index for token in d.token_ids]
-
-
-def all_free(engine: Engine) -> bool:
-    return engine.statistics.free_blocks == engine.statistics.total_blocks
-
-
 # --- the end of a completion ---------------------------------------------------------------------
-
-PROMPT = (1, 2, 3, 4, 5)
-ANSWER = complete_plainly(PROMPT, greedy(12), 0, 40)
 
 
 def test_max_tokens_end_a_completion() -> None:
@@ -172,171 +148,6 @@ def test_text_held_back_is_shown_at_the_end() -> None:
     (delta,) = run(engine)["it"]
     assert delta.token_ids == (half,)
     assert delta.text == "\N{REPLACEMENT CHARACTER}"
-
-
-# --- sharing and memory --------------------------------------------------------------------------
-
-
-def test_completions_share_the_prompt_and_copy_what_they_write() -> None:
-    runner = FakeRunner(num_blocks=64, block_size=4)
-    copies: list[tuple[int, int]] = []
-    plain = runner.copy_blocks
-
-    def copy_blocks(pairs: Any) -> None:
-        copies.extend(pairs)
-        plain(pairs)
-
-    runner.copy_blocks = copy_blocks
-    engine = make_engine(runner, prefix_caching=False)
-    prompt = tuple(range(1, 11))  # two full blocks and a half
-    params = SamplingParams(max_tokens=10, n=4, seed=5)
-    engine.add("it", Prompt(prompt), params)
-    deltas = engine.step()
-    assert [delta.index for _, delta in deltas] == [0, 1, 2, 3]
-    assert runner.num_blocks - engine.statistics.free_blocks == 3
-    more = engine.step()
-    assert runner.num_blocks - engine.statistics.free_blocks == 6
-    assert len(copies) == 3, "the last one keeps the block of the prompt's end"
-    every = [delta for _, delta in deltas + more] + run(engine)["it"]
-    answers = [tokens_of(every, index) for index in range(4)]
-    assert answers == [complete_plainly(prompt, params, index, 40) for index in range(4)]
-    assert len({tuple(answer) for answer in answers}) == 4
-    assert all_free(engine)
-
-
-def test_more_completions_than_may_run_take_turns() -> None:
-    engine = make_engine(max_sequences=2, max_batch_tokens=8)
-    params = SamplingParams(max_tokens=6, n=5, seed=1)
-    engine.add("it", Prompt(PROMPT), params)
-    deltas = run(engine)["it"]
-    for index in range(5):
-        assert tokens_of(deltas, index) == complete_plainly(PROMPT, params, index, 40)
-
-
-def test_equal_beginnings_are_computed_once() -> None:
-    runner = FakeRunner()
-    engine = make_engine(runner)
-    prompt = tuple(range(1, 17))  # four whole blocks: the last is computed again for its logits
-    engine.add("first", Prompt(prompt), greedy())
-    first = run(engine)["first"]
-    assert first[-1].usage is not None
-    assert first[-1].usage.cached_tokens == 0
-    runner.batches.clear()
-    engine.add("second", Prompt(prompt), greedy())
-    second = run(engine)["second"]
-    assert second[-1].usage is not None
-    assert second[-1].usage.cached_tokens == 12
-    assert runner.batches[0].num_rows == 4
-    assert tokens_of(second) == tokens_of(first)
-    statistics = engine.statistics
-    assert (statistics.prompt_tokens, statistics.prefix_hit_tokens) == (32, 12)
-
-
-def test_salts_share_no_prefix() -> None:
-    """Equal prompts meet in the cache where their salts are equal too, and nowhere else."""
-    engine = make_engine()
-    prompt = Prompt(tuple(range(1, 17)))
-    cached: list[int] = []
-    for index, salt in enumerate(("mine", "yours", None, "mine", "yours", None)):
-        engine.add(str(index), prompt, greedy(2, cache_salt=salt))
-        usage = run(engine)[str(index)][-1].usage
-        assert usage is not None
-        cached.append(usage.cached_tokens)
-    assert cached == [0, 0, 0, 12, 12, 12]
-
-
-def test_a_request_that_needs_every_block_is_served() -> None:
-    engine = make_engine(FakeRunner(num_blocks=4, block_size=4))
-    engine.add("other", Prompt(PROMPT), greedy(4))
-    engine.add("it", Prompt(tuple(range(1, 15))), greedy(3))  # the 17th token is never computed
-    results = run(engine)
-    assert tokens_of(results["it"]) == complete_plainly(range(1, 15), greedy(3), 0, 40)
-    engine.add("it", Prompt(tuple(range(1, 17))), greedy(1))
-    assert tokens_of(run(engine)["it"]) == complete_plainly(range(1, 17), greedy(1), 0, 40)
-
-
-def test_the_last_in_order_makes_room_and_is_computed_again() -> None:
-    engine = make_engine(FakeRunner(num_blocks=6, block_size=4))
-    prompts = {"later": PROMPT[:4], "sooner": PROMPT}
-    for priority, name in ((1, "later"), (0, "sooner")):
-        engine.add(name, Prompt(prompts[name]), greedy(15, priority=priority))
-    results = run(engine)
-    for name, prompt in prompts.items():
-        assert tokens_of(results[name]) == complete_plainly(prompt, greedy(15), 0, 40)
-    assert list(results) == ["sooner", "later"]
-    assert engine.statistics.preemptions == 1
-    assert all_free(engine)
-
-
-# --- order ---------------------------------------------------------------------------------------
-
-
-def test_priority_then_arrival_decides_who_is_first() -> None:
-    engine = make_engine(max_sequences=1, max_batch_tokens=16)
-    for name, priority, arrival in (("d", 1, 0.0), ("c", 0, 9.0), ("b", 0, 2.0), ("a", -1, 5.0)):
-        engine.add(name, Prompt(PROMPT), greedy(2, priority=priority), arrival=arrival)
-    order: list[str] = []
-    while engine.has_work:
-        order += [name for name, delta in engine.step() if delta.finish_reason]
-    assert order == ["a", "b", "c", "d"]
-
-
-def test_decodes_and_chunks_of_prompts_share_a_batch() -> None:
-    runner = FakeRunner()
-    engine = make_engine(runner, max_sequences=4, max_batch_tokens=6)
-    engine.add("decodes", Prompt((1, 2)), greedy(8))
-    engine.step()
-    engine.add("long", Prompt(tuple(range(1, 18))), greedy(1))
-    runner.batches.clear()
-    for _ in range(4):
-        engine.step()
-    assert [np.diff(batch.query_start).tolist() for batch in runner.batches] == [
-        [1, 5],
-        [1, 5],
-        [1, 5],
-        [1, 2],
-    ]
-
-
-def test_lower_priority_waits_while_a_prompt_is_computed() -> None:
-    """Neither its decodes nor its prompts lengthen the steps until the other's first token."""
-    runner = FakeRunner()
-    engine = make_engine(runner, max_sequences=4, max_batch_tokens=8)
-    engine.add("decodes behind", Prompt((1, 2)), greedy(9, priority=5))
-    engine.step()
-    engine.add("prompt behind", Prompt(tuple(range(1, 30))), greedy(2, priority=5))
-    engine.step()
-    engine.add("live", Prompt(tuple(range(20, 1, -1))), greedy(3))
-    runner.batches.clear()
-    came: list[str] = []
-    while "live" not in came:
-        came += [name for name, _ in engine.step()]
-        engine.check_integrity()
-    assert came == ["live"]
-    assert [batch.num_rows for batch in runner.batches] == [8, 8, 3]
-    results = run(engine)
-    assert len(tokens_of(results["live"])) == 2
-    assert tokens_of(results["prompt behind"]) == complete_plainly(range(1, 30), greedy(2), 0, 40)
-
-
-def test_a_prompt_that_may_wait_is_computed_in_small_parts() -> None:
-    runner = FakeRunner(num_blocks=256, block_size=4)
-    engine = make_engine(runner, max_batch_tokens=700)
-    engine.add("behind", Prompt((1, 2, 3, 4) * 125), greedy(1, priority=1))
-    engine.add("live", Prompt((4, 3, 2, 1) * 40), greedy(1))
-    run(engine)
-    assert [batch.num_rows for batch in runner.batches] == [160, 256, 244]
-
-
-def test_nobody_overtakes_a_long_prompt() -> None:
-    engine = make_engine(FakeRunner(num_blocks=8, block_size=4))
-    engine.add("runs", Prompt(PROMPT), greedy(12))
-    engine.step()
-    engine.add("long", Prompt(tuple(range(1, 25))), greedy(1))
-    for number in range(10):
-        engine.add(f"short {number}", Prompt((number + 1,)), greedy(2))
-    order = [name for name, deltas in run(engine).items() if deltas]
-    assert order[:2] == ["runs", "long"]
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -478,128 +289,6 @@ def test_nothing_is_kept_of_a_request_that_has_ended() -> None:
     del adapter
     gc.collect()
     assert kept() is None
-
-
-# --- faults --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_bad_logits_end_their_own_row_alone(bad: float, temperature: float) -> None:
-    runner = FakeRunner()
-
-    def spoil(batch: Batch, logits: NDArray[np.float32]) -> None:
-        for row, batch_row in enumerate(batch.logits_rows.tolist()):
-            if batch.token_ids[batch_row] == 39 or batch.positions[batch_row] == 6:
-                logits[row, 7] = bad
-
-    runner.after_run = spoil
-    engine = make_engine(runner)
-    params = SamplingParams(max_tokens=3, temperature=temperature, seed=3)
-    engine.add("good", Prompt(PROMPT[:3]), params)
-    engine.add("bad prompt", Prompt((1, 39)), SamplingParams(max_tokens=3, n=2, seed=3))
-    engine.add("bad later", Prompt(PROMPT), greedy(8, stop_token_ids=(39,)))
-    results = run(engine)
-    good = complete_plainly(PROMPT[:3], params, 0, 40)
-    assert 39 not in good, "choose another seed"
-    assert tokens_of(results["good"]) == good
-    assert [(d.index, d.finish_reason, d.token_ids) for d in results["bad prompt"]] == [
-        (0, "error", ()),
-        (1, "error", ()),
-    ]
-    last = results["bad later"][-1]
-    assert (last.finish_reason, tokens_of(results["bad later"])) == ("error", ANSWER[:2])
-    assert last.error is not None
-    assert "no usable logits" in last.error
-    assert last.usage is not None
-    assert last.usage.completion_tokens == 2
-    assert all_free(engine)
-
-
-@pytest.mark.parametrize("most_logits", [1, 2, 100])
-def test_bad_logits_of_a_prompt_end_a_request_that_wants_them(
-    most_logits: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner = FakeRunner()
-
-    def spoil(batch: Batch, logits: NDArray[np.float32]) -> None:
-        logits[batch.positions[batch.logits_rows] == 2] = math.nan
-
-    runner.after_run = spoil
-    engine = make_engine(runner)
-    monkeypatch.setattr(engine, "_max_logits_rows", most_logits)
-    engine.add("wants", Prompt(PROMPT), greedy(3, prompt_logprobs=1, n=2))
-    engine.add("does not", Prompt(PROMPT), greedy(3))
-    results = run(engine)
-    assert [(d.index, d.finish_reason, d.token_ids) for d in results["wants"]] == [
-        (0, "error", ()),
-        (1, "error", ()),
-    ]
-    assert tokens_of(results["does not"]) == ANSWER[:3]
-
-
-def test_content_of_a_faulty_step_is_not_used_again() -> None:
-    runner = FakeRunner()
-
-    def spoil(batch: Batch, logits: NDArray[np.float32]) -> None:
-        logits[:] = math.nan
-
-    runner.after_run = spoil
-    engine = make_engine(runner)
-    engine.add("bad", Prompt(tuple(range(1, 14))), greedy())
-    run(engine)
-    assert engine.statistics.cached_blocks == 0
-    runner.after_run = None
-    engine.add("good", Prompt(tuple(range(1, 14))), greedy())
-    usage = run(engine)["good"][-1].usage
-    assert usage is not None
-    assert usage.cached_tokens == 0
-
-
-def test_a_runner_that_raises_ends_the_requests_of_that_step() -> None:
-    runner = FakeRunner()
-    engine = make_engine(runner, max_sequences=4, max_batch_tokens=4)
-
-    def fail(batch: Batch) -> None:
-        raise MemoryError("no memory")
-
-    engine.add("first", Prompt((1, 2, 3, 4)), SamplingParams(max_tokens=9, n=2, seed=0))
-    engine.add("waits", Prompt(PROMPT), greedy())
-    runner.before_run = fail
-    deltas = engine.step()
-    assert [(name, d.index, d.finish_reason) for name, d in deltas] == [
-        ("first", 0, "error"),
-        ("first", 1, "error"),
-    ]
-    assert "no memory" in (deltas[0][1].error or "")
-    engine.check_integrity()
-    runner.before_run = None
-    assert tokens_of(run(engine)["waits"]) == ANSWER[:8]
-    assert engine.statistics.failed_steps == 1
-    assert all_free(engine)
-
-
-def test_a_detokenizer_that_raises_ends_its_completion() -> None:
-    class Broken(NumberText):
-        def add(self, token: int) -> str:
-            raise ValueError("no such token")
-
-    engine = Engine(FakeRunner(), lambda params: Broken() if params.min_p else NumberText())
-    engine.add("bad", Prompt(PROMPT), SamplingParams(max_tokens=5, min_p=0.1))
-    engine.add("good", Prompt(PROMPT), greedy())
-    results = run(engine)
-    assert [d.finish_reason for d in results["bad"]] == ["error"]
-    assert "no such token" in (results["bad"][0].error or "")
-    assert tokens_of(results["good"]) == ANSWER[:8]
-
-
-def test_a_request_whose_every_token_is_banned_ends_with_an_error() -> None:
-    engine = make_engine()
-    engine.add("it", Prompt(PROMPT), greedy(3, min_tokens=1, stop_token_ids=tuple(range(40))))
-    (delta,) = run(engine)["it"]
-    assert delta.finish_reason == "error"
-    assert "every token is banned" in (delta.error or "")
-    assert delta.refused
 
 
 # --- log-probabilities ---------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
 from quire.weights.score_head import ScoreHead
 from tests.engines.native.cpu.batches import make_batch, random_ids, table_of
-from tests.engines.native.cpu.reference import ReferenceRunner
+from tests.engines.native.cpu.reference_runner import ReferenceRunner
 from tests.engines.native.fake_runner import (
     HIDDEN,
     FakeAdapter,

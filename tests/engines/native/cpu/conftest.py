@@ -12,6 +12,24 @@ from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.runner import CpuRunner
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Random models' folders by their kind, each made once."""
+    # Here and not above: tests of kernels alone need no torch.
+    from tests.engines.native.random_models import make_random_model
+
+    made: dict[str, Path] = {}
+
+    def folder(kind: str, **overrides: Any) -> Path:
+        key = repr((kind, sorted(overrides.items())))
+        if key not in made:
+            where = tmp_path_factory.mktemp(kind) / "model"
+            made[key] = make_random_model(where, kind, **overrides)
+        return made[key]
+
+    return folder
+
+
 @pytest.fixture
 def load() -> Iterator[Callable[..., CpuRunner]]:
     """`load_model` with small limits, closed at the end of the test."""

@@ -18,7 +18,7 @@ from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.models.registry import read_spec
 from tests.engines.native.cpu.batches import Rows, make_batch, random_ids, table_of
-from tests.engines.native.cpu.reference import ReferenceRunner
+from tests.engines.native.cpu.reference_runner import ReferenceRunner
 from tests.engines.native.media.random_media_models import make_media_model
 from tests.engines.native.random_models import load_oracle, make_random_model
 

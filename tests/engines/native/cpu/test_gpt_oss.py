@@ -19,8 +19,8 @@ from quire.engines.native.cpu.weights.decoder import in_huge_pages, load_weights
 from quire.engines.native.cpu.weights.packed import PackedMatrix, QuantizedKind
 from quire.engines.native.models.registry import read_spec
 from quire.errors import ConfigError, UnsupportedModelError, WeightsError
-from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
+from tests.engines.native.cpu.reference_runner import ReferenceRunner
 from tests.engines.native.random_adapters import checked, load_peft, make_random_adapter
 from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.engines.native.random_mxfp4 import make_mxfp4_model
@@ -50,7 +50,7 @@ def errors(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[n
 
 def test_reference(folders: Folders, wanted: NDArray[np.float32]) -> None:
     weights = load_weights(read_spec(folders[1]), folders[1])
-    plain = reference.ReferenceRunner(weights, max_model_len=256, num_blocks=16)
+    plain = ReferenceRunner(weights, max_model_len=256, num_blocks=16)
     np.testing.assert_allclose(logits_of(plain, random_ids(LENGTH)), wanted, atol=1e-4)
 
 

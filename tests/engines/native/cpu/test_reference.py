@@ -12,7 +12,7 @@ from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.models.registry import read_spec
 from tests.engines.native.cpu.batches import logits_of, random_ids
-from tests.engines.native.cpu.reference import ReferenceRunner
+from tests.engines.native.cpu.reference_runner import ReferenceRunner
 from tests.engines.native.random_models import load_oracle, make_random_model
 
 

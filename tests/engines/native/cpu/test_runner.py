@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import re
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,42 +14,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from quire.engines.native.cpu import loading
 from quire.engines.native.cpu.inputs import check_batch
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.cpu.program.machine_code import load_step
 from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.tables.rotary import FIRST_ANGLES
-from quire.errors import EngineClosedError
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
-from tests.engines.native.random_models import KINDS, load_oracle, make_random_model
+from tests.engines.native.random_models import KINDS, load_oracle, make_random_model, of_torch
 
 LENGTH = 130
 
 Load = Callable[..., CpuRunner]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    made: dict[str, Path] = {}
-
-    def folder(kind: str, **overrides: Any) -> Path:
-        key = repr((kind, sorted(overrides.items())))
-        if key not in made:
-            where = tmp_path_factory.mktemp(kind) / "model"
-            made[key] = make_random_model(where, kind, **overrides)
-        return made[key]
-
-    return folder
-
-
-def oracle_logits(folder: Path, ids: list[int]) -> NDArray[np.float32]:
-    with torch.inference_mode():
-        return load_oracle(folder)(torch.tensor([ids])).logits[0].numpy()
-
 
 SIZES: list[dict[str, Any]] = [
     {"head_dim": 16},
@@ -71,21 +44,21 @@ SIZES: list[dict[str, Any]] = [
 def test_logits_equal_transformers(kind: str, folders: Callable[..., Path], load: Load) -> None:
     folder, ids = folders(kind), random_ids(LENGTH)
     found = logits_of(load(folder, max_model_len=256), ids)
-    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+    np.testing.assert_allclose(found, of_torch(load_oracle(folder), ids), atol=1e-4)
 
 
 def test_longrope_of_long_texts(folders: Callable[..., Path], load: Load) -> None:
     """A runner that takes more than the original length has the long factors for every text."""
     folder, ids = folders("phi4_mini"), random_ids(300)
     found = logits_of(load(folder, max_batch_tokens=512), ids, [100])
-    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+    np.testing.assert_allclose(found, of_torch(load_oracle(folder), ids), atol=1e-4)
 
 
 def test_factors_of_queries_of_long_texts(folders: Callable[..., Path], load: Load) -> None:
     """Factors are there for more positions than those of the start."""
     folder, ids = folders("ministral3", max_position_embeddings=2048), random_ids(FIRST_ANGLES + 90)
     found = logits_of(load(folder, max_batch_tokens=2048), ids, [600])
-    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+    np.testing.assert_allclose(found, of_torch(load_oracle(folder), ids), atol=1e-4)
 
 
 def test_rounded_embedding_scale(folders: Callable[..., Path], load: Load) -> None:
@@ -119,7 +92,7 @@ def test_layers_vectors_in_bfloat16(kind: str, folders: Callable[..., Path], loa
 def test_odd_sizes(changes: dict[str, Any], folders: Callable[..., Path], load: Load) -> None:
     folder, ids = folders("llama2", **changes), random_ids(LENGTH)
     found = logits_of(load(folder, num_threads=2), ids)
-    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+    np.testing.assert_allclose(found, of_torch(load_oracle(folder), ids), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +121,7 @@ def test_odd_sizes_of_other_kinds(kind: str, folders: Callable[..., Path], load:
     sizes |= {"num_key_value_heads": 1, "head_dim": 20 if kind in ("glm4", "bamba") else 18}
     folder, ids = folders(kind, **sizes), random_ids(LENGTH)
     found = logits_of(load(folder, num_threads=2), ids, [100, 1])
-    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+    np.testing.assert_allclose(found, of_torch(load_oracle(folder), ids), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +141,7 @@ def test_odd_sizes_of_old_kinds(
 ) -> None:
     folder, ids = folders(kind, **sizes), random_ids(LENGTH)
     found = logits_of(load(folder, num_threads=2), ids, [100, 1])
-    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+    np.testing.assert_allclose(found, of_torch(load_oracle(folder), ids), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bloom", "gpt_neox", "falcon", "gptj"])
@@ -190,7 +163,9 @@ def test_many_query_heads_of_one_key_head(folders: Callable[..., Path], load: Lo
         "llama2", hidden_size=80, num_attention_heads=40, num_key_value_heads=1, head_dim=16
     )
     ids = random_ids(70)
-    np.testing.assert_allclose(logits_of(load(folder), ids), oracle_logits(folder, ids), atol=1e-4)
+    np.testing.assert_allclose(
+        logits_of(load(folder), ids), of_torch(load_oracle(folder), ids), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +189,9 @@ def test_many_query_heads_of_one_key_head(folders: Callable[..., Path], load: Lo
 def test_bfloat16_weights(kind: str, folders: Callable[..., Path], load: Load) -> None:
     folder, ids = folders(kind, dtype="bfloat16", hidden_size=72, head_dim=18), random_ids(LENGTH)
     runner = load(folder)
-    np.testing.assert_allclose(logits_of(runner, ids), oracle_logits(folder, ids), atol=1e-4)
+    np.testing.assert_allclose(
+        logits_of(runner, ids), of_torch(load_oracle(folder), ids), atol=1e-4
+    )
     widened = load(folder, dtype="float32")
     np.testing.assert_array_equal(logits_of(runner, ids), logits_of(widened, ids))
 
@@ -226,21 +203,25 @@ def test_bfloat16_weights_of_what_is_not_mapped(
     """Transposed matrices, norms in pieces, embeddings of positions, biases of heads."""
     folder, ids = folders(kind, dtype="bfloat16"), random_ids(LENGTH)
     runner = load(folder)
-    np.testing.assert_allclose(logits_of(runner, ids), oracle_logits(folder, ids), atol=1e-4)
+    np.testing.assert_allclose(
+        logits_of(runner, ids), of_torch(load_oracle(folder), ids), atol=1e-4
+    )
     widened = load(folder, dtype="float32")
     np.testing.assert_array_equal(logits_of(runner, ids), logits_of(widened, ids))
 
 
 def test_float16_weights(folders: Callable[..., Path], load: Load) -> None:
     folder, ids = folders("qwen3", dtype="float16"), random_ids(40)
-    np.testing.assert_allclose(logits_of(load(folder), ids), oracle_logits(folder, ids), atol=1e-4)
+    np.testing.assert_allclose(
+        logits_of(load(folder), ids), of_torch(load_oracle(folder), ids), atol=1e-4
+    )
 
 
 def test_a_context_of_several_chunks_of_attention(folders: Callable[..., Path], load: Load) -> None:
     folder = folders("mistral", max_position_embeddings=1024, sliding_window=300)
     ids = random_ids(700)
     found = logits_of(load(folder, max_batch_tokens=512), ids, [300])
-    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+    np.testing.assert_allclose(found, of_torch(load_oracle(folder), ids), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -465,118 +446,6 @@ def test_a_batch_larger_than_the_scratch_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="takes 16"):
         logits_of(load(folders("llama2"), max_batch_tokens=16), random_ids(17))
-
-
-def threads_of_kernels() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("quire-kernels")]
-
-
-def test_close_ends_the_threads(folders: Callable[..., Path], load: Load) -> None:
-    before = len(threads_of_kernels())
-    runner = load(folders("llama2"), num_threads=3)
-    assert len(threads_of_kernels()) == before + 2
-    runner.close()
-    runner.close()
-    assert len(threads_of_kernels()) == before
-    with pytest.raises(EngineClosedError):
-        runner.run(make_batch([([5], 0, [0])]))
-    with pytest.raises(EngineClosedError):
-        runner.copy_blocks([(0, 1)])
-
-
-def test_a_forgotten_runner_ends_its_threads(folders: Callable[..., Path]) -> None:
-    before = len(threads_of_kernels())
-    runner = load_model(folders("llama2"), num_threads=2, max_batch_tokens=16, max_sequences=1)
-    assert len(threads_of_kernels()) == before + 1
-    del runner
-    assert len(threads_of_kernels()) == before
-
-
-def test_two_runners_in_threads_of_their_own(folders: Callable[..., Path], load: Load) -> None:
-    ids = random_ids(60)
-    runners = [load(folders(kind), num_threads=2) for kind in ("qwen2", "qwen3")]
-    wanted = [logits_of(runner, ids) for runner in runners]
-    found: dict[tuple[int, int], NDArray[np.float32]] = {}
-
-    def work(number: int, caller: int) -> None:
-        # callers of one runner use blocks of their own
-        found[number, caller] = logits_of(runners[number], ids, [10, 20, 1, 1], 4 * caller)
-
-    # The logits of a run are valid until the next one, so two callers of one runner take turns.
-    for caller in range(2):
-        threads = [threading.Thread(target=work, args=(n, caller)) for n in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-    for (number, _), logits in found.items():
-        np.testing.assert_array_equal(logits, wanted[number])
-    assert len(found) == 4
-
-
-def _in_child(runner: CpuRunner, ids: list[int], pipe: Any) -> None:
-    pipe.send(logits_of(runner, ids))
-    runner.close()
-
-
-def test_a_forked_child_has_threads_of_its_own(folders: Callable[..., Path], load: Load) -> None:
-    runner, ids = load(folders("qwen2"), num_threads=2), random_ids(40)
-    wanted = logits_of(runner, ids)
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_in_child, args=(runner, ids, theirs))
-    child.start()
-    try:
-        assert ours.poll(60), "the child hangs"
-        np.testing.assert_array_equal(ours.recv(), wanted)
-    finally:
-        child.join(10)
-        child.kill()
-    np.testing.assert_array_equal(logits_of(runner, ids), wanted)
-
-
-def test_an_interrupted_step_leaves_the_runner_usable(
-    folders: Callable[..., Path], load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The caller is interrupted after the other threads were woken: they must not wait for ever."""
-    real, interrupts = load_step(), [True, False, False]
-
-    def step(number: int, table: int) -> None:
-        if number == 0 and interrupts.pop():
-            raise KeyboardInterrupt
-        real(number, table)
-
-    monkeypatch.setattr(loading, "load_step", lambda on_compile: step)
-    runner, ids = load(folders("qwen2"), num_threads=3), random_ids(40)
-    wanted = logits_of(runner, ids)
-    before = len(threads_of_kernels())
-    logits_of(runner, ids)
-    with pytest.raises(KeyboardInterrupt):
-        logits_of(runner, ids)
-    interrupts.append(False)
-    np.testing.assert_array_equal(logits_of(runner, ids), wanted)
-    assert len(threads_of_kernels()) == before
-
-
-def test_threads_that_come_late_or_never_are_not_waited_for(
-    folders: Callable[..., Path], load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, woken = load_step(), threading.Event()
-
-    def step(number: int, table: int) -> None:
-        if number == 2:
-            woken.wait(60)
-        elif number == 1:
-            time.sleep(0.002)
-        real(number, table)
-
-    ids = random_ids(60)
-    wanted = logits_of(load(folders("qwen3")), ids)
-    monkeypatch.setattr(loading, "load_step", lambda on_compile: step)
-    runner = load(folders("qwen3"), num_threads=3)
-    np.testing.assert_array_equal(logits_of(runner, ids, [20] + [1] * 20), wanted)
-    woken.set()
-    np.testing.assert_array_equal(logits_of(runner, ids, [1] * 30), wanted)
 
 
 def test_nan_stays_in_its_own_sequence(

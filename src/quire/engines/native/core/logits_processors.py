@@ -200,9 +200,8 @@ def penalize(
 
 def apply_masks(logits: NDArray[np.float32], matchers: Iterable[tuple[int, Matcher]]) -> None:
     """Ban what the grammars of these rows of the logits (M, V) do not allow."""
-    with np.errstate(
-        invalid="ignore"
-    ):  # infinity less infinity: such a row is unusable in any case
+    # Infinity less infinity: such a row is unusable in any case.
+    with np.errstate(invalid="ignore"):
         for row, matcher in matchers:
             allowed = logits[row]
             allowed += matcher.bias()

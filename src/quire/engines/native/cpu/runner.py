@@ -257,9 +257,8 @@ class CpuRunner:
         self._mover = threading.Thread(
             target=_move, args=(weakref.ref(self),), name="quire-weights", daemon=True
         )
-        with suppress(
-            RuntimeError
-        ):  # no more thread can be started, and they are as good in the file
+        # No more thread can be started, and they are as good in the file.
+        with suppress(RuntimeError):
             self._mover.start()
 
     def _adopt(self, old: Weights, new: Weights) -> None:

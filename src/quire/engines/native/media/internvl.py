@@ -46,9 +46,8 @@ class InternVLTower:
             tiles = [self._tiles(frame, False, **self._frame_options) for frame in medium.frames]
         else:
             assert isinstance(medium, Picture)
-            tiles = [
-                self._tiles(medium.pixels, True)
-            ]  # the processor of pictures and texts cuts them
+            # The processor of pictures and texts cuts them.
+            tiles = [self._tiles(medium.pixels, True)]
         # One after the other: a clip has many frames, and a tile is work enough for all cores.
         return MediaFeatures(np.concatenate([self._see(one) for some in tiles for one in some]))
 

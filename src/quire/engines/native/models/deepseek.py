@@ -10,7 +10,7 @@ from typing import Any
 
 from quire.engines.native.models.glm4_moe import experts, first_dense
 from quire.engines.native.models.latent import latent
-from quire.engines.native.models.layers.experts import GroupScore, RouterSpec
+from quire.engines.native.models.layers.experts import RouterSpec
 from quire.engines.native.models.layers.norm import NormSpec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
@@ -74,8 +74,6 @@ _GLM: dict[str, Any] = {
     "topk_group": 1,
     "routed_scaling_factor": 1.8,
 }
-
-_GROUP_SCORES: dict[str, GroupScore] = {"group_limited_greedy": "best"}
 
 
 def v2(config: HubConfig) -> DecoderSpec:

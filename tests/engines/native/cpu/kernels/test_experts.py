@@ -30,6 +30,7 @@ from quire.engines.native.models.registry import read_spec
 from quire.quantization.matrix import QuantizedMatrix
 from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
+from tests.engines.native.cpu.reference_runner import ReferenceRunner
 from tests.engines.native.random_adapters import checked, make_random_adapter
 from tests.engines.native.random_models import load_oracle, make_random_model
 
@@ -319,7 +320,7 @@ def test_the_reference_and_both_layouts_of_folders(kind: str, tmp_path: Path, lo
             assert not tensor.flags.owndata, role
             assert not tensor.flags.writeable, role
         found.append(logits_of(load(folder), ids))
-        plain = reference.ReferenceRunner(weights, max_model_len=128, num_blocks=16)
+        plain = ReferenceRunner(weights, max_model_len=128, num_blocks=16)
         np.testing.assert_allclose(logits_of(plain, ids), found[0], atol=1e-4)
     names = set(load_file(tmp_path / "True" / "model.safetensors"))
     assert any(name.endswith("experts.gate_up_proj") for name in names)

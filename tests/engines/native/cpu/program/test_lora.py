@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
+from quire.adapters.folder import read_adapter
 from quire.engines.native.core.batch import LoadedAdapter
 from quire.engines.native.cpu.kernels import linear
 from quire.engines.native.cpu.loading import load_model
@@ -28,14 +26,13 @@ from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.weights.adapter import LoraMap, panels_of
 from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.cpu.weights.linear_map import address_of, make_map
-from quire.engines.native.cpu.weights.packed import PackedMatrix
 from quire.engines.native.models.registry import read_spec
 from quire.errors import AdapterError, OutOfMemoryError
 from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
-from tests.engines.native.cpu.reference import ReferenceRunner
+from tests.engines.native.cpu.reference_runner import ReferenceRunner
 from tests.engines.native.random_adapters import LINEARS, checked, load_peft, make_random_adapter
-from tests.engines.native.random_models import load_oracle, make_random_model
+from tests.engines.native.random_models import load_oracle, make_random_model, of_torch
 
 LENGTH = 100
 FUSED = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
@@ -252,11 +249,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
     return folder
 
 
-def of_torch(model: Any, ids: list[int]) -> NDArray[np.float32]:
-    with torch.inference_mode():
-        return model(torch.tensor([ids])).logits[0].numpy()
-
-
 # --- the kernel ----------------------------------------------------------------------------------
 
 
@@ -323,18 +315,13 @@ def test_logits_equal_pefts(name: str, folders: Any, load: Any) -> None:
     np.testing.assert_allclose(logits_of(slow, ids, [33], adapter=own), wanted, atol=1e-4)
     for threads in (1, 3, 5):
         other = load(model, num_threads=threads)
-        again = logits_of(other, ids, [7, 64, 1], adapter=other.load_adapter(loaded_again(adapter)))
+        again = logits_of(
+            other, ids, [7, 64, 1], adapter=other.load_adapter(read_adapter(adapter, extended=True))
+        )
         np.testing.assert_array_equal(again, found)
 
 
-def loaded_again(adapter: Path) -> Any:
-    from quire.adapters.folder import read_adapter
-
-    return read_adapter(adapter, extended=True)
-
-
 # --- company -------------------------------------------------------------------------------------
-
 
 COMPANIES: dict[str, list[dict[str, Any]]] = {
     "qwen2": [
@@ -454,140 +441,6 @@ def test_memory_is_freed(folders: Any, load: Any) -> None:
     assert gone() is None
 
 
-# --- experts -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_pairs_of_each_expert(fused: bool, load: Any, tmp_path: Path) -> None:
-    """As adapters of older folders have them: the same as one of the parameters of all experts."""
-    model = make_random_model(tmp_path / "model", "qwen3_moe", fused_experts=fused)
-    whole = make_random_adapter(
-        tmp_path / "whole", model, target_modules=[], target_parameters=FUSED, r=2
-    )
-    apart = _with_experts_apart(whole, tmp_path / "apart", count=20)
-    runner, ids = load(model), random_ids(60)
-    found = logits_of(runner, ids, adapter=runner.load_adapter(checked(whole, model)))
-    if fused:
-        with pytest.raises(AdapterError, match=r"experts\.0\.down_proj, which is no module"):
-            checked(apart, model)
-        return
-    again = logits_of(runner, ids, adapter=runner.load_adapter(checked(apart, model)))
-    np.testing.assert_array_equal(again, found)
-
-
-def _with_experts_apart(adapter: Path, folder: Path, *, count: int) -> Path:
-    """The adapter with modules of their own for the maps of each expert."""
-    tensors = load_file(adapter / "adapter_model.safetensors")
-    made: dict[str, NDArray[Any]] = {}
-    for name, a in tensors.items():
-        if ".lora_B." in name:
-            continue
-        b = tensors[name.replace(".lora_A.", ".lora_B.")]
-        prefix = name.partition(".lora_A.")[0].replace(".base_layer", "")
-        rank, half = len(a) // count, len(b) // 2
-        maps = {"gate_proj": b[:half], "up_proj": b[half:]} if len(b) == 72 else {"down_proj": b}
-        for expert in range(count):
-            for role, rows in maps.items():
-                module = f"{prefix}.{expert}.{role}"
-                own = a[expert * rank : (expert + 1) * rank]
-                made[f"{module}.lora_A.weight"] = np.ascontiguousarray(own)
-                made[f"{module}.lora_B.weight"] = np.ascontiguousarray(rows[:, expert::count])
-    folder.mkdir()
-    save_file(made, folder / "adapter_model.safetensors")
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    config |= {"target_parameters": None, "target_modules": LINEARS[4:]}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
-
-
-def test_an_adapter_of_other_experts(load: Any, tmp_path: Path) -> None:
-    model = make_random_model(tmp_path / "model", "qwen3_moe")
-    cases: dict[str, dict[str, Any]] = {
-        "count": {"num_experts": 7},
-        "size": {"moe_intermediate_size": 16},
-    }
-    for name, changes in cases.items():
-        other = make_random_model(tmp_path / name, "qwen3_moe", **changes)
-        adapter = make_random_adapter(
-            tmp_path / f"adapter_{name}", other, target_modules=[], target_parameters=FUSED
-        )
-        with pytest.raises(
-            AdapterError, match=r"model has 20 experts of shape \[(72, 64|64, 36)\]"
-        ):
-            load(model).load_adapter(checked(adapter, model))
-
-
-@pytest.mark.parametrize(
-    ("kind", "modules"),
-    [
-        ("deepseek_v3", ["kv_b_proj"]),
-        ("deepseek_v2", ["q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "down_proj"]),
-        ("glm4_moe_lite", "all-linear"),
-        ("youtu", "all-linear"),
-        (
-            "kimi_linear",
-            ["q_proj", "k_proj", "v_proj", "o_proj", "b_proj", "g_a_proj", "g_b_proj", "kv_b_proj"],
-        ),
-        ("youtu_full_queries", "all-linear"),
-        ("minicpm3", ["q_a_proj", "q_b_proj", "kv_b_proj"]),
-    ],
-)
-def test_latent_attention(kind: str, modules: Any, load: Any, tmp_path: Path) -> None:
-    """What makes keys and values of latents is never multiplied with: its parts are, head by head."""
-    model = make_random_model(tmp_path / "model", kind)
-    adapter = make_random_adapter(
-        tmp_path / "adapter", model, target_modules=modules, use_rslora=True
-    )
-    ids = random_ids(LENGTH)
-    wanted = of_torch(load_peft(model, adapter), ids)
-    runner = load(model)
-    loaded = runner.load_adapter(checked(adapter, model))
-    found = logits_of(runner, ids, adapter=loaded)
-    np.testing.assert_allclose(found, wanted, atol=2e-4)
-    base = logits_of(runner, ids)
-    assert np.abs(found - base).max() > 0.05
-    for threads in (2, 5):
-        other = load(model, num_threads=threads)
-        again = logits_of(other, ids, [7, 64, 1], adapter=other.load_adapter(loaded_again(adapter)))
-        np.testing.assert_array_equal(again, found)
-
-
-@pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_latent_attention_rounded_at_load(
-    kind: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The maps of heads are rounded, and so are their rows; what the adapter adds to them is not."""
-    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
-    model = make_random_model(tmp_path / "model", "youtu")
-    layer = load_weights(read_spec(model), model, quantize=kind).layers[1]
-    assert all(isinstance(layer[role], PackedMatrix) for role in ("k.0", "k.3", "v.0", "v.3"))
-    path = make_random_adapter(tmp_path / "adapter", model, target_modules=["kv_b_proj"])
-    ids, found = random_ids(LENGTH), dict[Any, Any]()
-    for name in (None, kind):
-        runner = load(model, quantize=name, num_threads=3)
-        adapter = runner.load_adapter(checked(path, model))
-        for own in (None, adapter):
-            logits = found[name, own is None] = logits_of(runner, ids, adapter=own)
-            chunked = logits_of(runner, ids, [7, 64, 1], adapter=own)
-            np.testing.assert_array_equal(chunked, logits)
-    most = 0.1 if kind == "int8" else 1
-    for is_base in (True, False):
-        full, rounded = (found[name, is_base] for name in (None, kind))
-        errors = np.sqrt(np.mean((rounded - full) ** 2, axis=-1))
-        assert 0 < np.median(errors) < most * full.std()
-    change, of_rounded = (found[name, False] - found[name, True] for name in (None, kind))
-    assert np.corrcoef(change.ravel(), of_rounded.ravel())[0, 1] > (0.97 if kind == "int8" else 0.8)
-
-
-def test_heads_share_a_matrix(load: Any, tmp_path: Path) -> None:
-    """An adapter of latent attention takes little more memory than its file."""
-    model = make_random_model(tmp_path / "model", "deepseek_v3", kv_lora_rank=512)
-    adapter = make_random_adapter(tmp_path / "adapter", model, target_modules=["kv_b_proj"], r=16)
-    loaded = load(model).load_adapter(checked(adapter, model))
-    size = (adapter / "adapter_model.safetensors").stat().st_size
-    assert size < loaded.nbytes < 2.5 * size
-
-
 # --- refusals ------------------------------------------------------------------------------------
 
 
@@ -605,7 +458,7 @@ def test_another_models_adapter(folders: Any, load: Any, tmp_path: Path) -> None
     with pytest.raises(AdapterError, match=r"shape \[96"):
         checked(adapter, model)
     with pytest.raises(AdapterError, match=r"shape \[64, 96\]|shape \[96"):
-        load(model).load_adapter(loaded_again(adapter))
+        load(model).load_adapter(read_adapter(adapter, extended=True))
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "mistral3"])
@@ -621,7 +474,7 @@ def test_a_model_with_a_tower(kind: str, load: Any, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"vision_tower.*no part of the model's text decoder"):
         checked(every, model)
     with pytest.raises(AdapterError, match=r"changes .*vision_tower.*native engine cannot"):
-        runner.load_adapter(loaded_again(every))
+        runner.load_adapter(read_adapter(every, extended=True))
 
 
 def test_more_than_the_memory(folders: Any, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,8 @@ from quire.engines.native.cpu.weights.packed import PackedMatrix
 from quire.engines.native.models.registry import read_spec
 from quire.errors import AdapterError
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids
-from tests.engines.native.cpu.program.test_lora import of_torch
 from tests.engines.native.random_adapters import LINEARS, checked, load_peft, make_random_adapter
-from tests.engines.native.random_models import load_oracle, make_random_model
+from tests.engines.native.random_models import load_oracle, make_random_model, of_torch
 
 OWN, MORE = 300, 320
 IDS = [*random_ids(30), 301, 319, 5, 310]

@@ -10,9 +10,8 @@ import pytest
 
 from quire.adapters.book import AdapterBook
 from tests.engines.native.cpu.batches import logits_of, random_ids
-from tests.engines.native.cpu.program.test_lora import of_torch
 from tests.engines.native.random_adapters import LINEARS, load_peft, make_random_adapter
-from tests.engines.native.random_models import make_random_model
+from tests.engines.native.random_models import make_random_model, of_torch
 
 TABLES = ["embed_tokens", "lm_head"]
 BIASES = {"attention_bias": True, "mlp_bias": True}

@@ -108,9 +108,8 @@ class _Image:
         end = 0
         for number, section in enumerate(self._sections):
             kind, flags, size, alignment = section[1], section[2], section[5], section[8]
-            if (
-                not flags & _ALLOC or kind != _PROGBITS
-            ):  # tables for unwinding have a type of their own
+            # Tables for unwinding have a type of their own.
+            if not flags & _ALLOC or kind != _PROGBITS:
                 continue
             if flags & _WRITE:
                 raise _Unknown("it has data that may be written")

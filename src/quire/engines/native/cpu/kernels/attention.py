@@ -28,9 +28,8 @@ from quire.engines.native.cpu.kernels.tiles import make_outer_tile
 
 SPAN = 16  # positions of one tile of scores: no block is smaller
 BLOCKS_AHEAD = 2  # a block of keys or values is prefetched so many blocks before its use
-TALL = (
-    6 if LANES == 8 else 12
-)  # pairs of the tallest tile: its sums and operands fill the registers
+# Pairs of the tallest tile: its sums and operands fill the registers.
+TALL = 6 if LANES == 8 else 12
 
 head_bytes = kernel(layout.kv_head_bytes)
 

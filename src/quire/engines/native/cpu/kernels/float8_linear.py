@@ -37,9 +37,8 @@ from quire.engines.native.cpu.kernels.tiles import (
 
 FEW_ROWS = 2 * TILE_ROWS  # up to so many are multiplied with weights as they are decoded
 _COLUMNS = 4
-_STRIDE = (
-    4 * DEPTH_PIECE + LINE
-)  # from column to column: not a power of two, as `layout.SCORE_STRIDE`
+# From column to column: not a power of two, as `layout.SCORE_STRIDE`.
+_STRIDE = 4 * DEPTH_PIECE + LINE
 _AHEAD = 1024  # bytes of codes that are prefetched, of each column
 
 

@@ -33,9 +33,8 @@ from quire.engines.native.cpu.kernels.tiles import make_dot_tile
 TILE_ROWS = 6 if LANES == 16 else 3  # with 4 columns: as many sums as there are registers for
 DEPTH_PIECE = 1024  # depths that a tile sums at once: what it reads stays in the first-level cache
 ROW_BLOCK_BYTES = 384 * 1024  # activations multiplied at once: they stay in the second-level cache
-FEW_BYTES = (
-    128 * 1024
-)  # up to so many of activations, reading weights takes longer than multiplying
+# Up to so many of activations, reading weights takes longer than multiplying.
+FEW_BYTES = 128 * 1024
 WEIGHTS_AHEAD = 2048  # bytes: a single row prefetches weights half a page before it needs them
 QUANTIZED_TILE_ROWS = 6 if LANES == 16 else 2
 QUANTIZED_WEIGHTS_AHEAD = 1024  # the same for quantised weights, of which a loop reads fewer bytes

@@ -66,9 +66,8 @@ def norm_row(norm: Norm, head: int, x: int, out: int, size: int) -> None:
     `(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias`.
     """
     offset = head * norm.stride
-    if (
-        norm.kernel
-    ):  # by address: most models do without, and need not compile it into each operation
+    # By address: most models do without, and need not compile it into each operation.
+    if norm.kernel:
         _layer_norm(norm.kernel, norm, offset, x, out, size)
     else:
         normalise_row(x, norm.weight + offset, out, size, norm.eps)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter, read_tensors
-from quire.adapters.lora_config import without_base_layer
 from quire.adapters.weights import WEIGHTS_FILE, Floats, LoraPair, Matrix
 from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels import layout
@@ -26,6 +25,7 @@ from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.decoder import Weights, take_rows
 from quire.engines.native.cpu.weights.linear_map import address_of, is_bfloat16, make_map
 from quire.engines.native.cpu.weights.packed import Tensor
+from quire.engines.native.models.expert_adapters import expert_pairs, layer_of_experts
 from quire.engines.native.models.layers.latent_attention import is_head_map, latent_heads
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec
@@ -150,16 +150,6 @@ class _LoraTargets:
         self._by_tensor: dict[str, list[_LoraTarget]] = {}
         for target in _all_targets(spec):
             self._by_tensor.setdefault(target.tensor.name, []).append(target)
-        self._experts = {
-            spec.names.layers.format(index) + module: index
-            for index, layer in enumerate(spec.layers)
-            if layer.experts
-            for module in layer.experts.names.fused_modules
-        }
-
-    def layer_of_experts(self, module: str) -> int | None:
-        """The layer whose experts a module has in one parameter, or two; None if it has none."""
-        return self._experts.get(known_as(module, self._prefix_map))
 
     def of(self, module: str, adapter: Adapter, *roles: str) -> list[_LoraTarget]:
         """The targets in a module. They must have one of the roles, by default a linear map's.
@@ -251,7 +241,9 @@ class _LoraReader:
         for module, pair in tensors.pairs.items():
             layer = self._layer_of_experts(module)
             if layer is not None:
-                self._add_experts(layer, module, pair)
+                maps = self._result.layers[layer]
+                for role, a, b in expert_pairs(adapter, module, pair, self._weights.spec):
+                    maps.setdefault(role, LoraMap()).add(a, b)
                 continue
             for target in of(module, adapter):
                 self._check_shape(module, target, (pair.b.shape[0], pair.a.shape[1]))
@@ -323,41 +315,7 @@ class _LoraReader:
         assert self._adapter.config is not None
         if self._adapter.config.parameter_of(module) is None:
             return None
-        return self._targets.layer_of_experts(without_base_layer(module))
-
-    def _add_experts(self, layer: int, module: str, pair: LoraPair) -> None:
-        """Take over a pair of a parameter with all experts of a layer.
-
-        It is as peft's `ParamWrapper` has it: the rows of A belong to one expert after the other, and
-        the columns of B to all experts in turn.
-        """
-        spec, config = self._weights.spec.experts, self._adapter.config
-        assert spec is not None
-        assert config is not None
-        width, size, count = spec.width(self._weights.spec.hidden_size), spec.ffn_size, spec.count
-        roles = spec.maps[-1:] if config.parameter_of(module) == "down_proj" else spec.maps[:-1]
-        wanted = (width, size) if roles == ("down",) else (len(roles) * size, width)
-        shape, rank = (pair.b.shape[0], pair.a.shape[1]), config.rank_of(module)
-        # peft takes the dimensions of a parameter for (experts, out, in), and some models have it
-        # the other way round.
-        is_transposed = shape != wanted
-        if shape not in (wanted, wanted[::-1]) or len(pair.a) != rank * count:
-            raise AdapterError(
-                f"The adapter {self._adapter.path} changes {module} as {len(pair.a) // rank} "
-                f"matrices of shape {list(shape)}, but the model has {count} experts of shape "
-                f"{list(wanted)}. It may belong to another model."
-            )
-        for expert in range(count):
-            a, b = pair.a[expert * rank : (expert + 1) * rank], pair.b[:, expert::count]
-            if is_transposed:
-                a, b = b.T, a.T
-            for index, role in enumerate(roles):
-                rows = b[index * len(b) // len(roles) : (index + 1) * len(b) // len(roles)]
-                if spec.names.fused_interleaved:
-                    rows = np.ascontiguousarray(b[index :: len(roles)])
-                if a.any() and rows.any():
-                    maps = self._result.layers[layer]
-                    maps.setdefault(f"experts.{expert}.{role}", LoraMap()).add(a, rows)
+        return layer_of_experts(self._weights.spec, module)
 
     def _set_bias(self, target: _LoraTarget, values: Floats) -> None:
         """Take over the difference of a bias, which replaces the model's, from the model's own."""
