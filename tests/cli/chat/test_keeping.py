@@ -16,7 +16,7 @@ from rich.console import Console
 from quire.cli.chat.chat_store import ChatStore
 from quire.cli.chat.keeping import Keeping, kept_words, short_name
 from quire.cli.chat.loaded_model import LoadedModel
-from quire.cli.chat.reader import edit_in
+from quire.cli.chat.editor import edit_in
 from quire.cli.chat.session import Session
 from quire.cli.chat.terminal_chat import TerminalChat
 from quire.cli.main import main

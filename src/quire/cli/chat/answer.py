@@ -121,8 +121,9 @@ class AnswerView:
     Invariant: once finished, the screen depends on the parts alone, not on the cuts between deltas.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, before: Callable[[], None] = lambda: None) -> None:
+        """`before` is called before anything is shown."""
+        self._console, self._before = console, before
         self._markdown = MarkdownStream(console)
         self._thought = ThoughtStream(console)
         self._stream: MarkdownStream | ThoughtStream | None = None
@@ -132,9 +133,11 @@ class AnswerView:
         """Show what the delta adds."""
         for part in delta.all_parts():
             if isinstance(part, ToolCall):
+                self._before()
                 self.finish()
                 show_call(self._console, part)
             elif part.text:
+                self._before()
                 self._stream_to(
                     self._thought if isinstance(part, ThoughtPart) else self._markdown, part.text
                 )

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from quire import __version__
 from quire.characters import harmless
 from quire.cli.terminal import is_terminal, note, read_message_text, read_piped_text, show_log
-from quire.cli.words import Flag, MakeModel, Value, read_start
+from quire.cli.words import Flag, MakeModel, Start, Value, read_start
 from quire.errors import ConfigError, MessageError
 
 # `quire --help` waits for none of what a chat needs: functions import it.
@@ -23,6 +23,7 @@ from quire.errors import ConfigError, MessageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from quire.chat import ChatModel
     from quire.cli.chat.chat_info import ChatInfo
     from quire.cli.chat.keeping import Keeping
 
@@ -94,12 +95,24 @@ def _answer_once(
     session.add_user(_read_question(prompt, sys.stdin))
     if start.is_demo and last is None:
         note("No model was named: quire's small demo model answers.")
-    with make_model(start.arguments) as model:
+    with _loaded(start, make_model) as model:
         wanted = {**start.options, **session.settings, **given}
         code = write_answer(model, session, sys.stdout, wanted, form)
     if keeping is not None and (remark := keeping.keep(session)):
         note(remark)
     return code
+
+
+def _loaded(start: Start, make_model: MakeModel) -> ChatModel:
+    """The model of the one answer; a person at the terminal sees that it is loaded."""
+    if not (is_terminal(sys.stdout) and is_terminal(sys.stderr)):
+        return make_model(start.arguments)
+    from quire.cli.chat.loaded_model import loading
+    from quire.cli.hub import fetch_models
+
+    fetch_models(start.arguments)
+    with loading(start):
+        return make_model(start.arguments)
 
 
 def _continued(words: Sequence[str], options: ChatOptions) -> tuple[Sequence[str], int | None]:

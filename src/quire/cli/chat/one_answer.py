@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -85,9 +85,10 @@ def write_answer(
     form = form or Form()
     request = {**session.request(), **form.options(options)}
     writer, answer = _writer(output, form), DeltaSum()
-    with closing(model.stream(**request)) as deltas:
+    with closing(model.stream(**request)) as deltas, _waiting(model, output) as heed:
         for delta in deltas:
             answer.add(delta)
+            heed(delta, writer.shows(delta))
             writer.add(delta)
     writer.finish(answer)
     output.flush()
@@ -97,6 +98,28 @@ def write_answer(
         return 0
     note("The answer was cut at its longest; --max_new_tokens allows more.")
     return CUT if form.schema is not None else 0
+
+
+@contextmanager
+def _waiting(model: ChatModel, output: TextIO) -> Generator[Callable[[ChatDelta, bool], None]]:
+    """Show a person what the answer is at until, of a delta, something is shown; a pipe gets nothing."""
+    if not is_terminal(output):
+        yield lambda delta, shows: None
+        return
+    from quire.cli.chat.colours import chat_console
+    from quire.cli.chat.ground import ground_of_environment
+    from quire.cli.chat.waiting import Progress, Waiting
+
+    progress = Progress(model.engine)
+    console = chat_console(ground_of_environment(), file=output)
+    with Waiting(console, lambda: str(progress)) as waiting:
+
+        def heed(delta: ChatDelta, shows: bool) -> None:
+            progress.add(delta)
+            if shows:
+                waiting.stop()
+
+        yield heed
 
 
 def _writer(output: TextIO, form: Form) -> _TextWriter:
@@ -114,6 +137,10 @@ class _TextWriter:
         self._output, self._calls = output, calls
         self._safe = Harmless() if is_terminal(output) else None
         self._last = ""
+
+    def shows(self, delta: ChatDelta) -> bool:
+        """Whether something of a delta is written at once."""
+        return bool(delta.content)
 
     def add(self, delta: ChatDelta) -> None:
         self._write(self._safe.add(delta.content) if self._safe else delta.content)
@@ -157,6 +184,9 @@ class _MarkdownWriter(_TextWriter):
 
 class _JsonWriter(_TextWriter):
     """Writes the whole answer as one JSON object, once it is there."""
+
+    def shows(self, delta: ChatDelta) -> bool:
+        return False
 
     def add(self, delta: ChatDelta) -> None:
         pass

@@ -22,18 +22,20 @@ from quire.cli.chat.attachments import (
     split_dropped,
 )
 from quire.cli.chat.chat_info import ChatInfo
+from quire.cli.chat.editor import NO_EDITOR, find_editor
 from quire.cli.chat.keeping import Keeping, kept_words, short_name
 from quire.cli.chat.markdown import MarkdownStream
 from quire.cli.chat.session import Session
 from quire.cli.chat.slash_commands import run_command
 from quire.cli.chat.slash_table import Leave
 from quire.cli.chat.text_files import TextFile
+from quire.cli.chat.waiting import Progress, Waiting
 from quire.cli.terminal import MARKS, closed_terminal, no_echo, told_fault
 from quire.errors import QuireError, RequestError
 from quire.messages import ToolCall, read_message
 
 if TYPE_CHECKING:
-    from quire.chat import ChatModel
+    from quire.chat import ChatDelta, ChatModel
     from quire.cli.chat.loaded_model import LoadedModel
     from quire.cli.chat.reader import Reader
 
@@ -190,7 +192,9 @@ class TerminalChat:
         return self.reader.read(label, text)
 
     def edit(self, label: str, text: str) -> str:
-        """Let the user change a text, in an editor where one was chosen."""
+        """Let the user change a text, in an editor where there is one."""
+        if find_editor() is None:
+            self.say(f"{NO_EDITOR} Until then a text is changed here.")
         return self.reader.edit(label, text)
 
     def change_model(self, words: Sequence[str]) -> None:
@@ -249,15 +253,24 @@ class TerminalChat:
             self._remarks.append(remark)
 
     def _stream(self, *, continues: bool) -> Answer:
-        view, answer = AnswerView(self.console), Answer()
+        progress, answer = Progress(self.model.engine), Answer()
+        waiting = Waiting(self.console, lambda: str(progress))
+        view = AnswerView(self.console, waiting.stop)
+
+        def show(delta: ChatDelta) -> None:
+            progress.add(delta)
+            view.show(delta)
+
         try:
             request = self.session.request(continues=continues)
             with no_echo(), closing(self.model.stream(**request)) as deltas:
-                receive(deltas, view.show, answer=answer)
+                waiting.start()
+                receive(deltas, show, answer=answer)
         except QuireError:
             self.session.take_back()
             raise
         finally:
+            _undisturbed(waiting.stop)
             _undisturbed(view.finish)
         return answer
 

@@ -55,6 +55,8 @@ class EngineStatistics:
 
     running: int  # sequences that hold blocks
     waiting: int  # sequences that wait for them
+    prefilling: int  # tokens of running sequences whose prompts are not computed yet
+    prefilled: int  # of those, computed
     total_blocks: int
     free_blocks: int  # that can be taken now, cached ones in no sequence's table among them
     cached_blocks: int  # kept for later hits, in no sequence's table now
@@ -430,9 +432,13 @@ class Engine:
     def statistics(self) -> EngineStatistics:
         """Figures of this moment."""
         scheduler, pool = self._scheduler, self._pool
+        # A copy: other threads ask, while steps change the list.
+        prompts = [one for one in tuple(scheduler.running) if one.is_prefilling]
         return EngineStatistics(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
+            prefilling=sum(one.num_tokens for one in prompts),
+            prefilled=sum(one.computed_tokens for one in prompts),
             total_blocks=pool.num_blocks,
             free_blocks=pool.num_available,
             cached_blocks=pool.num_idle,
