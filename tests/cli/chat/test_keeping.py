@@ -6,18 +6,24 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
-from quire.cli.chat.chat_store import ChatStore
+from quire import __version__
+from quire.cli.chat.chat_info import ChatInfo
+from quire.cli.chat.chat_store import ChatStore, KeptChat
+from quire.cli.chat.command import greet
 from quire.cli.chat.keeping import Keeping, kept_words, short_name
 from quire.cli.chat.loaded_model import LoadedModel
 from quire.cli.chat.editor import edit_in
 from quire.cli.chat.session import Session
+from quire.cli.chat.slash_kept import chat_rows
 from quire.cli.chat.terminal_chat import TerminalChat
 from quire.cli.main import main
 from quire.errors import ConfigError, ModelNotFoundError, WeightsError
@@ -55,8 +61,8 @@ def texts(store: ChatStore, number: int) -> list[str]:
 def test_a_conversation_is_kept_and_told_of_once(store: ChatStore) -> None:
     _, _, first = keep(store, "/system Be brief.", "one", "two")
     _, _, second = keep(store, "three")
-    assert "Conversations are kept on this machine" in first
-    assert "Conversations are kept" not in second
+    assert "Kept on this machine; /keep says more." in first
+    assert "Kept on this machine" not in second
     assert texts(store, 1) == ["one", "You said: one", "two", "You said: two"]
     assert store.load(1)[1]["system"] == "Be brief."
     assert [chat.title for chat in store.list()] == ["three", "one"]
@@ -92,6 +98,42 @@ def test_resume_lists_and_goes_on(store: ChatStore) -> None:
     assert "Going on with 1, 2 messages." in shown
     _, model, _ = keep(store, "/resume rome", "more")
     assert contents(model) == [["about Rome", "You said: about Rome", "more"]]
+
+
+def test_a_list_gives_its_room_to_the_titles() -> None:
+    now = time.mktime((2026, 11, 30, 23, 0, 0, 0, 0, -1))
+    chats = [
+        KeptChat(12, "a title 你好你好你好你好你好你好你好", "the demo model", (), now - 3600, 1),
+        KeptChat(3, "short", "a-model-of-a-very-long-name", (), now - 40 * 86400, 1),
+        KeptChat(1, "", "the demo model", (), now - 400 * 86400, 1),
+    ]
+    assert chat_rows(chats, 40, now) == [
+        "12  22:00     a title 你好你好你好你好…",
+        " 3  Oct 21    short",
+        " 1  Oct 2025  ",
+    ]
+    wide = chat_rows(chats, 80, now)
+    assert wide[0].endswith("你好你好  the demo model")
+    assert wide[1].endswith("  a-model-of-a-very-lo")
+    assert max(map(cell_len, wide)) < 80
+    assert "demo" not in chat_rows(chats[::2], 80, now)[0]  # of one model, its name says nothing
+
+
+@pytest.mark.parametrize(
+    ("width", "name", "is_demo", "line"),
+    [
+        (80, "the demo model", True, "the demo model · yours: quire chat FOLDER · /help"),
+        (40, "the demo model", True, "the demo model · /help"),
+        (60, "some/folder/of/models/Qwen3-0.6B", False, "some/folder/of/models/Qwen3-0.6B · /help"),
+        (40, "some/folder/of/models/Qwen3-0.6B", False, "Qwen3-0.6B · /help"),
+        (40, "a/Llama-3.1-Nemotron-8B-Instruct", False, "Llama-3.1-Nemotro… · /help"),
+    ],
+)
+def test_the_start_is_one_line(width: int, name: str, is_demo: bool, line: str) -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=width)
+    greet(console, ChatInfo(name, FakeChatModel()), is_demo=is_demo)  # type: ignore[arg-type]
+    assert output.getvalue() == f"quire {__version__} · {line}\n\n"
 
 
 def test_resume_is_given_up(store: ChatStore) -> None:

@@ -228,12 +228,19 @@ def chat_in_terminal(words: Sequence[str], options: ChatOptions, make_model: Mak
 
 
 def greet(console: Console, info: ChatInfo, *, is_demo: bool = False) -> None:
-    """Say in one line what answers here, and how to go on."""
+    """Say in one line what answers here, and how to go on; a narrow terminal gets less of it."""
+    from rich.cells import cell_len
     from rich.text import Text
 
-    yours = " · yours: quire chat FOLDER" if is_demo else ""
-    line = Text.assemble(
-        (f"quire {__version__}", "bold"), f" · {harmless(info.name)}", (f"{yours} · /help", "dim")
-    )
-    console.print(line)
+    from quire.cli.chat.keeping import short_name
+
+    program, end = f"quire {__version__} · ", " · /help"
+    name = harmless(info.name)
+    room = max(console.width - len(program) - len(end), 1)
+    named = Text(name if cell_len(name) <= room else short_name(name))
+    named.truncate(room, overflow="ellipsis")
+    yours = " · yours: quire chat FOLDER"
+    if is_demo and len(yours) + named.cell_len <= room:
+        end = yours + end
+    console.print(Text.assemble((f"quire {__version__}", "bold"), " · ", named, (end, "dim")))
     console.print()
