@@ -65,6 +65,7 @@ def chat_rows(chats: Sequence[KeptChat], width: int, now: float) -> list[str]:
     models = [set_cell_size(chat.model, _MODEL).rstrip() for chat in chats]
     beside = max(map(cell_len, models)) + 2 if width >= _WIDE and len(set(models)) > 1 else 0
     room = max(width - 1 - numbers - 2 - when_width - 2 - beside, 8)
+    room = min(room, max(cell_len(chat.title) for chat in chats))
     lines: list[str] = []
     for chat, when, model in zip(chats, whens, models, strict=True):
         title = Text(chat.title)
