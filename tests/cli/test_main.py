@@ -92,7 +92,7 @@ def test_each_command_has_help(run: Run, command: str, flag: str) -> None:
         (["chat", "m", "temperature=hot"], "temperature must be a number"),
         (["chat", "m", "two", "words"], "several prompts, 'two' and 'words'"),
         (["chat", "m", "a prompt", "-p", "another"], "several prompts"),
-        (["chat", "m", "-x"], "'-x' is neither key=value nor --key value"),
+        (["chat", "m", "-z"], "'-z' is neither key=value nor --key value"),
         (["chat", "m", "-p", ""], "The prompt is empty"),
         (["chat", "m", "-p", "a", "--schema", "/nowhere.json"], "Cannot read /nowhere.json"),
         (["chat", "m", "-p", "a", "--schema", "{broken"], "--schema holds no JSON"),
@@ -288,6 +288,35 @@ def test_a_cut_answer_of_no_form_is_told_and_no_error(run: Run) -> None:
     code, out, err = run("chat", "m", "-p", "One", model=model)
     assert (code, out) == (0, "half\n")
     assert "--max_new_tokens allows more" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("So:\n\n```py\nif x:\n\ty\n```\n\n```sh\nls\n```\n", "if x:\n\ty\n"),
+        ("No code.", "No code.\n"),
+    ],
+)
+def test_the_code_of_an_answer(run: Run, text: str, written: str) -> None:
+    model = FakeChatModel(script=lambda messages, options: words(text))
+    code, out, _ = run("chat", "m", "-p", "One", "-x", model=model)
+    assert (code, out) == (0, written)
+    assert run("chat", "m", "-p", "One", "-x", "--json", model=model)[0] == 2
+
+
+def test_a_system_message(run: Run, tmp_path: Path) -> None:
+    model = FakeChatModel()
+    file = tmp_path / "system.txt"
+    file.write_text("Be long.\n")
+    run("chat", "m", "-p", "One", "-s", "Be brief.", model=model)
+    run("chat", "m", "-p", "One", "--system", f"@{file}", model=model)
+    assert [request["system"] for request in model.requests] == ["Be brief.", "Be long."]
+
+
+def test_figures_go_beside_the_answer(run: Run) -> None:
+    code, out, err = run("chat", "m", "-p", "One", "--stats", model=FakeChatModel())
+    assert (code, out) == (0, "You said: One\n")
+    assert "tokens · first after" in err
 
 
 def test_a_schema_and_a_form_contradict_each_other(run: Run) -> None:

@@ -19,9 +19,9 @@ from quire import __version__
 from quire.cli.chat.chat_info import ChatInfo
 from quire.cli.chat.chat_store import ChatStore, KeptChat
 from quire.cli.chat.command import greet
+from quire.cli.chat.editor import edit_in
 from quire.cli.chat.keeping import Keeping, kept_words, short_name
 from quire.cli.chat.loaded_model import LoadedModel
-from quire.cli.chat.editor import edit_in
 from quire.cli.chat.session import Session
 from quire.cli.chat.slash_kept import chat_rows
 from quire.cli.chat.terminal_chat import TerminalChat
@@ -503,39 +503,7 @@ def test_no_text_stays_behind_an_editor(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-# --- words of other programs -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("word", ["exit", "quit", "Exit ", "/bye", "/quit", "/q"])
-def test_words_that_leave(word: str) -> None:
-    assert contents(converse(word, "never sent")[1]) == []
-
-
-@pytest.mark.parametrize(
-    ("word", "text"),
-    [
-        ("clear", "/clear begins a new conversation"),
-        ("help", "/help lists the commands"),
-        ("!multi", "Several lines"),
-        ("/set system Be brief.", "/system TEXT"),
-        ("/set verbose", "/stats on"),
-        ("/set nothink", "/think off"),
-        ("/set format json", "response_format"),
-    ],
-)
-def test_words_that_are_told(word: str, text: str) -> None:
-    _, model, shown = converse(word, f" {word}")
-    assert text in " ".join(shown.split())
-    assert contents(model) == [[f" {word}"]]
-
-
-def test_other_names_of_commands_are_understood() -> None:
-    _, model, shown = converse(
-        "/set parameter temperature 0", "one", "/regen", "/new", "/show", "two"
-    )
-    assert [request["temperature"] for request in model.requests] == [0, 0, 0]
-    assert contents(model) == [["one"], ["one"], ["two"]]
-    assert "FakeEngine, 4,096 tokens of context" in shown
+# --- several lines -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

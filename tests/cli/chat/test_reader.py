@@ -168,4 +168,6 @@ def test_completion(tmp_path: Path) -> None:
     assert completions("/help temp") == ["/help temperature"]
     assert completions("/think o") == ["/think on", "/think off"]
     assert completions(f"/load {tmp_path}/ch") == [f"/load {tmp_path}/chat.json"]
+    assert completions(f"read @{tmp_path}/ch") == [f"read @{tmp_path}/chat.json"]
+    assert completions(f"a@{tmp_path}/ch") == []
     assert completions("hello /") == completions("//") == completions("/clear ") == []

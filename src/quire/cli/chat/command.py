@@ -42,6 +42,12 @@ class ChatOptions:
         tuple[str, ...], Parameter(name=["--file", "-f"], negative=(), show_default=False)
     ] = ()
     """A file that goes with the prompt: text, a PDF, a picture, a sound or a video; several times."""
+    system: Annotated[str | None, Parameter(name=["--system", "-s"], show_default=False)] = None
+    """The system message; a file of it where it begins with @."""
+    code: Annotated[bool, Parameter(name=["--code", "-x"], negative=(), show_default=False)] = False
+    """Write the first block of code of the answer alone, or all of an answer that has none."""
+    stats: Flag = False
+    """Say after an answer how many tokens it has, and how fast they came."""
     json: Flag = False
     """Write the answer as one JSON object: its text, thought, calls, end and tokens."""
     schema: Value = None
@@ -67,8 +73,10 @@ def run_chat(words: Sequence[str], options: ChatOptions, make_model: MakeModel) 
     show_log(logging.WARNING)
     if answers_once:
         return _answer_once(words, options, prompt, make_model)
-    if options.json or options.schema is not None:
-        raise ConfigError("--json and --schema are for one answer: give a prompt, or pipe it in.")
+    if options.json or options.code or options.schema is not None:
+        raise ConfigError(
+            "--json, --schema and --code are for one answer: give a prompt, or pipe it in."
+        )
     chat_in_terminal(words, options, make_model)
     return 0
 
@@ -90,14 +98,18 @@ def _answer_once(
         keeping.go_on(last, session)
     if options.tools is not None:
         session.tools = _tools(options)
-    form = Form.read(options.json, options.schema, calls=options.tools is not None)
+    form = Form.read(
+        options.json, options.schema, calls=options.tools is not None, code=options.code
+    )
+    if options.system is not None:
+        session.system = _text(options.system)
     session.attached = [read_file(name) for name in options.file]
     session.add_user(_read_question(prompt, sys.stdin))
     if start.is_demo and last is None:
         note("No model was named: quire's small demo model answers.")
     with _loaded(start, make_model) as model:
         wanted = {**start.options, **session.settings, **given}
-        code = write_answer(model, session, sys.stdout, wanted, form)
+        code = write_answer(model, session, sys.stdout, wanted, form, stats=options.stats)
     if keeping is not None and (remark := keeping.keep(session)):
         note(remark)
     return code
@@ -151,6 +163,13 @@ def _tools(options: ChatOptions) -> list[dict[str, Any]]:
     return [dict(tool) for tool in read_tools(json_text(options.tools))] if options.tools else []
 
 
+def _text(given: str) -> str:
+    """A text, or that of a file whose path stands behind an @."""
+    from quire.cli.chat.files import path_of, read_text
+
+    return read_text(path_of(given[1:])).removesuffix("\n") if given[:1] == "@" else given
+
+
 def _split_prompt(words: Sequence[str], given: str | None) -> tuple[str | None, list[str]]:
     """The prompt among the words, and the others."""
     from quire.arguments import split_bare_words
@@ -192,6 +211,7 @@ def chat_in_terminal(words: Sequence[str], options: ChatOptions, make_model: Mak
     from quire.cli.chat.terminal_chat import TerminalChat
 
     tools = _tools(options)
+    system = None if options.system is None else _text(options.system)
     given = read_start(words).options
     words, last = _continued(words, options)
     ground, typed = ask_ground()
@@ -222,6 +242,9 @@ def chat_in_terminal(words: Sequence[str], options: ChatOptions, make_model: Mak
                 chat.session.set(name, value)
         if options.tools is not None:
             chat.session.tools = tools
+        if system is not None:
+            chat.session.system = system
+        chat.show_stats = options.stats
         if options.file:
             chat.attach([read_file(name) for name in options.file])
         chat.run()

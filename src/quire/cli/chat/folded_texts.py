@@ -12,6 +12,8 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
 from prompt_toolkit.layout.utils import explode_text_fragments
 
+from quire.cli.chat.text_files import size_of
+
 MOST_LINES = 20
 MOST_CHARACTERS = 2000
 """A text of more lines or characters is folded."""
@@ -25,12 +27,6 @@ _FOLDED = re.compile("[\U00100000-\U0010fffd]")
 def is_long(text: str) -> bool:
     """Whether a text is folded."""
     return len(text) > MOST_CHARACTERS or text.count("\n") >= MOST_LINES
-
-
-def size_of(text: str) -> str:
-    """How long a text is, in words."""
-    lines = text.removesuffix("\n").count("\n") + 1
-    return f"{len(text):,} characters" if lines == 1 else f"{lines:,} lines"
 
 
 class FoldedTexts:
@@ -81,9 +77,7 @@ class FoldedProcessor(Processor):
         for style, character, *_ in explode_text_fragments(transformation_input.fragments):
             label = self._folded.label(character)
             starts.append(column)
-            drawn.append(
-                (style, character) if label is None else (f"{style} class:folded", label)
-            )
+            drawn.append((style, character) if label is None else (f"{style} class:folded", label))
             column += len(drawn[-1][1])
         starts.append(column)
         last = len(starts) - 1

@@ -34,6 +34,9 @@ from quire.cli.chat.slash_table import SlashCommand
 from quire.cli.terminal import MARKS, note, state_folder
 from quire.errors import ConfigError
 
+_NAMED_END = re.compile(r"(?<!\S)@(\S*)\Z")
+"""The file that is being named before the cursor."""
+
 
 class Reader(Protocol):
     """Asks the user, who may change `text`. Ctrl-C raises KeyboardInterrupt, Ctrl-D EOFError."""
@@ -43,7 +46,7 @@ class Reader(Protocol):
 
 
 class CommandCompleter(Completer):
-    """Completes slash commands, and what follows them: words, each with its meaning, and paths."""
+    """Completes slash commands, what follows them (words, each with its meaning, and paths), and @PATH."""
 
     def __init__(self, commands: Mapping[str, SlashCommand]) -> None:
         self._commands = commands
@@ -53,6 +56,13 @@ class CommandCompleter(Completer):
         self, document: Document, complete_event: CompleteEvent
     ) -> Iterable[Completion]:
         before = document.text_before_cursor
+        if named := _NAMED_END.search(before):
+            for one in self._paths.get_completions(
+                Document(named[1], len(named[1])), complete_event
+            ):
+                if " " not in one.text:  # it would not be read as one word
+                    yield one
+            return
         if not before.startswith("/") or before.startswith("//") or "\n" in before:
             return
         name, space, argument = before.partition(" ")

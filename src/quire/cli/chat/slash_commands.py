@@ -9,10 +9,11 @@ from typing import Any
 from quire.arguments import GeneratingArguments, parse_scalar
 from quire.cli.chat.attachments import labels, read_files, read_sources
 from quire.cli.chat.files import json_text
+from quire.cli.chat.markdown_parser import code_blocks
 from quire.cli.chat.session import SETTINGS
 from quire.cli.chat.slash_kept import KEPT
 from quire.cli.chat.slash_table import OFF, ON_OR_OFF, Chat, CommandTable, Leave, SlashCommand
-from quire.cli.chat.text_files import TextFile
+from quire.cli.chat.text_files import TextFile, size_of
 from quire.errors import RequestError, nearest
 from quire.media.placement import KINDS, Kind
 from quire.messages import read_tools
@@ -24,19 +25,14 @@ _SETTINGS: Mapping[str, str] = {
     for one in sorted(OPTIONS, key=lambda one: one.name)
     if one.name in SETTINGS
 }
-OTHER_NAMES: Mapping[str, str] = {
-    "/?": "/help",
-    "/bye": "/exit",
-    "/new": "/clear",
-    "/q": "/exit",
-    "/quit": "/exit",
-    "/read": "/file",
-    "/regen": "/retry",
-    "/regenerate": "/retry",
-    "/reset": "/clear",
-    "/show": "/info",
-}
-"""What other programs call a command."""
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is a command's, be it a misspelt one.
+
+    Several lines that begin with a slash are a text that was pasted, unless they name a command.
+    """
+    return line.startswith("/") and ("\n" not in line or line.split(maxsplit=1)[0] in COMMANDS)
 
 
 def run_command(chat: Chat, line: str) -> None:
@@ -48,7 +44,7 @@ def run_command(chat: Chat, line: str) -> None:
     """
     name, _, argument = line.partition(" ")
     name = name.rstrip()
-    command = COMMANDS.get(OTHER_NAMES.get(name, name))
+    command = COMMANDS.get(name)
     if command is None:
         raise RequestError(
             f"No command {name}{nearest(name, COMMANDS)} (/help lists them; begin with // to send a slash)"
@@ -86,7 +82,7 @@ def _help_on_all() -> str:
         "",
         "Enter sends; Alt-Enter, or \\ at the line's end, begins a new line. // sends a slash.",
         '""" begins several lines, and """ ends them; Ctrl-X Ctrl-E opens $EDITOR.',
-        "A file dropped on the terminal is attached; in `...` its path is text.",
+        "A file dropped on the terminal, or named as @PATH, is attached; in `...` its path is text.",
         "Ctrl-C stops an answer; Ctrl-D leaves.",
     ]
     return "\n".join(lines)
@@ -136,7 +132,7 @@ def _say_what_is_attached(chat: Chat) -> None:
 @_TABLE.command(
     "/file",
     "[PATH ...|off]",
-    "send files of any kind with the next message",
+    "send files of any kind with the next message; a pattern takes several",
     words=OFF,
     takes_path=True,
 )
@@ -165,10 +161,7 @@ for _kind in KINDS:
     "/set", "[NAME VALUE]", "a sampling setting; without a name, show all", words=_SETTINGS
 )
 def _set(chat: Chat, argument: str) -> None:
-    # Ollama's form of it.
-    name, value = _name_and_value(argument.removeprefix("parameter "))
-    if name in _SET_ELSEWHERE and name not in SETTINGS:
-        raise RequestError(_SET_ELSEWHERE[name])
+    name, value = _name_and_value(argument)
     if value is not None:
         typed = None if value in ("default", "none", "null") else parse_scalar(value)
         chat.session.set(name, typed)
@@ -180,20 +173,6 @@ def _set(chat: Chat, argument: str) -> None:
     chosen = {name: rows[name]} if name else rows
     width = max(map(len, chosen))
     chat.say("\n".join(f"{key:<{width}} = {text}" for key, text in chosen.items()))
-
-
-_SET_ELSEWHERE: Mapping[str, str] = {
-    "system": "/system TEXT sets the system message.",
-    "think": "/think on has a model think first.",
-    "nothink": "/think off has no model think first.",
-    "verbose": "/stats on shows figures after each answer.",
-    "quiet": "/stats off shows none.",
-    "format": 'A form is set so: /set response_format {"type": "json_object"}.',
-    "wordwrap": "The terminal itself wraps code; other text is wrapped between words.",
-    "history": "/keep on or off says whether conversations are kept.",
-    "nohistory": "/keep off keeps no conversations.",
-}
-"""What other programs set so, and what does it here."""
 
 
 def _name_and_value(argument: str) -> tuple[str, str | None]:
@@ -271,6 +250,26 @@ def _edit(chat: Chat, argument: str) -> None:
 
 
 @_TABLE.command(
+    "/copy",
+    "[code]",
+    "the last answer into the clipboard, or its last block of code",
+    words={"code": "the last block of code alone"},
+)
+def _copy(chat: Chat, argument: str) -> None:
+    if argument not in ("", "code"):
+        raise RequestError(f"/copy takes nothing or code, not {argument!r}")
+    text = chat.session.last_text
+    if not text:
+        raise RequestError("There is no answer to copy")
+    if argument:
+        blocks = code_blocks(text)
+        if not blocks:
+            raise RequestError("The last answer has no block of code")
+        text = blocks[-1]
+    chat.say(f"Copied {size_of(text)} {chat.copy(text)}.")
+
+
+@_TABLE.command(
     "/tools",
     "[FILE|JSON|off]",
     "the tools that the model may call",
@@ -286,12 +285,40 @@ def _tools(chat: Chat, argument: str) -> None:
     chat.say(f"Tools: {', '.join(names)}." if names else "No tools.")
 
 
-@_TABLE.command("/think", "[on|off]", "whether a reasoning model thinks first", words=ON_OR_OFF)
+_THINK: Mapping[str, str] = {
+    "on": "the model thinks first",
+    "off": "it does not",
+    "low": "a little, where the model knows of that",
+    "medium": "",
+    "high": "",
+    "hide": "its thoughts are not shown",
+    "show": "they are",
+}
+
+
+@_TABLE.command(
+    "/think",
+    "[on|off|low|medium|high|hide|show]",
+    "whether a reasoning model thinks first, how much, and whether that is shown",
+    words=_THINK,
+)
 def _think(chat: Chat, argument: str) -> None:
-    if argument:
-        chat.session.enable_thinking = _on_or_off(argument, "/think")
-    state = {None: "as configured", True: "on", False: "off"}[chat.session.enable_thinking]
-    chat.say(f"Thinking: {state}.")
+    if argument and argument not in _THINK:
+        raise RequestError(f"/think takes {', '.join(_THINK)}, not {argument!r}")
+    session = chat.session
+    if argument in ("on", "off"):
+        session.enable_thinking = argument == "on"
+        if argument == "off":
+            session.set("reasoning_effort", None)
+    elif argument in ("hide", "show"):
+        chat.hides_thoughts = argument == "hide"
+    elif argument:
+        session.set("reasoning_effort", argument)
+        session.enable_thinking = True
+    state = {None: "as configured", True: "on", False: "off"}[session.enable_thinking]
+    effort = session.settings.get("reasoning_effort")
+    words = [state, f"{effort} effort" if effort else "", "hidden" * chat.hides_thoughts]
+    chat.say(f"Thinking: {', '.join(filter(None, words))}.")
 
 
 @_TABLE.command("/stats", "[on|off]", "tokens a second and time to first token", words=ON_OR_OFF)

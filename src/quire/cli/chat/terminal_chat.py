@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from quire.characters import harmless
-from quire.cli.chat.answer import Answer, AnswerView, receive, show_call
+from quire.cli.chat.answer import Answer, receive
+from quire.cli.chat.answer_view import AnswerView, show_call
 from quire.cli.chat.attachments import (
     Attachment,
     begins_with_dropped,
@@ -20,13 +21,16 @@ from quire.cli.chat.attachments import (
     name_of,
     shown_text,
     split_dropped,
+    split_named,
 )
 from quire.cli.chat.chat_info import ChatInfo
+from quire.cli.chat.clipboard import copy_text
 from quire.cli.chat.editor import NO_EDITOR, find_editor
 from quire.cli.chat.keeping import Keeping, kept_words, short_name
 from quire.cli.chat.markdown import MarkdownStream
+from quire.cli.chat.other_programs import in_our_words
 from quire.cli.chat.session import Session
-from quire.cli.chat.slash_commands import run_command
+from quire.cli.chat.slash_commands import is_command, run_command
 from quire.cli.chat.slash_table import Leave
 from quire.cli.chat.text_files import TextFile
 from quire.cli.chat.waiting import Progress, Waiting
@@ -43,13 +47,6 @@ logger = logging.getLogger("quire")
 
 _SHOWN_TURNS = 20
 """Messages that are shown of a conversation that is taken up again."""
-_OTHER_WORDS: Mapping[str, str] = {
-    "clear": "/clear begins a new conversation, Ctrl-L clears the screen.",
-    "help": "/help lists the commands.",
-    "!multi": 'Several lines stand between """ and """, or Alt-Enter begins a new one.',
-    "!edit": "Ctrl-X Ctrl-E opens the editor.",
-}
-"""What other programs take for a command, and what does the same here."""
 
 
 class TerminalChat:
@@ -72,7 +69,7 @@ class TerminalChat:
         self.model, self.console, self.reader = model, console, reader
         self.keeping, self._loaded = keeping, loaded
         self.session = Session(model.engine.generating_args.explicit())
-        self.show_stats = False
+        self.show_stats = self.hides_thoughts = False
         self._is_gone = False
         self.answers: list[Answer] = []
         self._remarks: list[str] = []
@@ -156,14 +153,16 @@ class TerminalChat:
             self.session.add_user(quoted)
             self.answer()
             return
-        _heed_other_words(text)
         is_escaped = text.startswith("//")
-        if text.startswith("/") and not (is_escaped or begins_with_dropped(text)):
-            run_command(self, text)
-            return
+        if not (is_escaped or begins_with_dropped(text)):
+            line = in_our_words(text)
+            if is_command(line):
+                run_command(self, line)
+                return
         dropped, text = split_dropped(text)
-        if dropped:
-            self.attach(dropped, waits=not text)
+        named, text = split_named(text)
+        if attached := [*dropped, *named]:
+            self.attach(attached, waits=not text)
         if text:
             self.session.add_user(text[is_escaped:])
             self.answer()
@@ -196,6 +195,10 @@ class TerminalChat:
         if find_editor() is None:
             self.say(f"{NO_EDITOR} Until then a text is changed here.")
         return self.reader.edit(label, text)
+
+    def copy(self, text: str) -> str:
+        """Put a text into the user's clipboard; return by what, in words."""
+        return copy_text(text, self.console.file)
 
     def change_model(self, words: Sequence[str]) -> None:
         """Have another model answer from now on.
@@ -255,7 +258,7 @@ class TerminalChat:
     def _stream(self, *, continues: bool) -> Answer:
         progress, answer = Progress(self.model.engine), Answer()
         waiting = Waiting(self.console, lambda: str(progress))
-        view = AnswerView(self.console, waiting.stop)
+        view = AnswerView(self.console, waiting.stop, hides_thoughts=self.hides_thoughts)
 
         def show(delta: ChatDelta) -> None:
             progress.add(delta)
@@ -352,20 +355,6 @@ def _between_marks(text: str) -> str | None:
     ):
         return None
     return text[len(MARKS) : -len(MARKS)].strip("\n")
-
-
-def _heed_other_words(text: str) -> None:
-    """Understand words that are commands in other programs, or say what does the same here.
-
-    Raises:
-        Leave: one of them leaves.
-        RequestError: one of them is no command here.
-    """
-    word = text.rstrip().lower()
-    if word in ("exit", "quit"):
-        raise Leave
-    if word in _OTHER_WORDS:
-        raise RequestError(f"{_OTHER_WORDS[word]} With a blank before it the word is sent.")
 
 
 def _undisturbed(finish: Callable[[], None]) -> None:
