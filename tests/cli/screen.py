@@ -41,6 +41,15 @@ class Screen:
             lines.pop()
         return "\n".join(lines)
 
+    def narrow(self, width: int) -> None:
+        """Become narrower: lines are wrapped again, and the cursor stays behind its character."""
+        assert self.row == len(self.rows) - 1, "the cursor is in the last row"
+        rows, self.rows = self.rows, []
+        self.width = width
+        for row in rows:
+            self.rows += [row[start : start + width] for start in range(0, len(row), width)] or [[]]
+        self.row, self.column = len(self.rows) - 1, len(self.rows[-1])
+
     def _obey(self, numbers: str, letter: str) -> None:
         count = int(numbers) if numbers.isdigit() else 1
         if letter == "A":

@@ -31,7 +31,7 @@ from quire.messages import ToolCall
 from quire.outputs import Delta
 from tests.chat.deltas import gained
 from tests.cli.chat.test_terminal_chat import Line, Lines, contents, converse
-from tests.cli.fake_chat_model import FakeChatModel, Script, echo
+from tests.cli.fake_chat_model import FakeChatModel, Script, echo, words
 
 
 @pytest.fixture
@@ -173,6 +173,13 @@ def test_a_long_history_is_shown_from_its_end(store: ChatStore) -> None:
     assert "(10 earlier messages)" in shown
     assert "question 4" not in shown
     assert "question 5" in shown
+
+
+def test_a_long_question_stays_small_in_the_history(store: ChatStore) -> None:
+    text = "\n".join(f"line {number}" for number in range(300))
+    keep(store, text, script=lambda messages, options: words("Yes."))
+    shown = keep(store, "/resume 1")[2]
+    assert "> line 0 [and 299 lines more] Yes." in shown
 
 
 def test_keeping_is_turned_off_and_on(store: ChatStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import sys
 import termios
 from collections.abc import Iterator
@@ -148,6 +149,20 @@ def test_a_slow_model_says_that_it_reads(person: Person) -> None:
     person.type("/exit\r")
     assert person.leaves() == 0
     assert person.raw.count("\x1b[?25l") <= person.raw.count("\x1b[?25h")
+
+
+def test_a_person_who_suspends_it_has_a_cursor(person: Person) -> None:
+    """Nobody would continue it here: there is no shell, so that it goes on at once."""
+    person.sees("(?m)^>")
+    person.type("slow\r")
+    person.sees("Reading the prompt")
+    assert person.raw.rindex("\x1b[?25l") > person.raw.rindex("\x1b[?25h")
+    person.process.send_signal(signal.SIGTSTP)
+    person.sees("Reading the prompt ... 1 s")
+    assert person.raw.rindex("\x1b[?25l") < person.raw.rindex("\x1b[?25h")
+    person.sees("At last.")
+    person.type("/exit\r")
+    assert person.leaves() == 0
 
 
 def test_a_long_pasted_text_stays_small(person: Person) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import IO
 
 from quire.cli.terminal import is_terminal
 from quire.errors import ConfigError
@@ -40,7 +40,7 @@ _PROGRAMS = (
 )
 
 
-def copy_text(text: str, terminal: TextIO) -> str:
+def copy_text(text: str, terminal: IO[str]) -> str:
     """Copy a text; return by what, in words.
 
     Raises:

@@ -29,6 +29,18 @@ def is_long(text: str) -> bool:
     return len(text) > MOST_CHARACTERS or text.count("\n") >= MOST_LINES
 
 
+def shortened(text: str) -> str:
+    """A text that was typed, for a look at it: of a long one the beginning, and how long it goes on."""
+    return "".join(_head(text)) if is_long(text) else text
+
+
+def _head(text: str) -> tuple[str, str]:
+    """The beginning of a text, and what is shown for the rest."""
+    head = text.partition("\n")[0][:_SHOWN_CHARACTERS]
+    rest = text[len(head) :].removeprefix("\n")
+    return head, f" [and {size_of(rest)} more]"
+
+
 class FoldedTexts:
     """The texts that were folded, each by its character."""
 
@@ -46,9 +58,8 @@ class FoldedTexts:
             text = text.replace(pasted, character)
         if not is_long(text):
             return text
-        head = text.partition("\n")[0][:_SHOWN_CHARACTERS]
-        rest = text[len(head) :]
-        return head + self._fold(rest, f" [and {size_of(rest.removeprefix(chr(10)))} more]")
+        head, label = _head(text)
+        return head + self._fold(text[len(head) :], label)
 
     def unfold(self, text: str) -> str:
         """The text with all that is folded in it."""

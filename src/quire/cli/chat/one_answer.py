@@ -13,7 +13,7 @@ from quire.characters import harmless
 from quire.cli.chat.answer import Answer
 from quire.cli.chat.files import json_text
 from quire.cli.chat.session import Session, call_as_dict
-from quire.cli.terminal import Harmless, has_colour, is_terminal, note
+from quire.cli.terminal import Harmless, has_colour, is_terminal, note, suspendable
 from quire.errors import ConfigError, UnsupportedOptionError
 from quire.messages import ToolCall
 
@@ -93,7 +93,11 @@ def write_answer(
     form = form or Form()
     request = {**session.request(), **form.options(options)}
     writer, answer = _writer(output, form), Answer(asked_at=time.monotonic())
-    with closing(model.stream(**request)) as deltas, _waiting(model, output) as heed:
+    with (
+        closing(model.stream(**request)) as deltas,
+        suspendable(),
+        _waiting(model, output) as heed,
+    ):
         for delta in deltas:
             answer.add(delta, time.monotonic())
             heed(delta, writer.shows(delta))

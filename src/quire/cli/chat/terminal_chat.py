@@ -26,6 +26,7 @@ from quire.cli.chat.attachments import (
 from quire.cli.chat.chat_info import ChatInfo
 from quire.cli.chat.clipboard import copy_text
 from quire.cli.chat.editor import NO_EDITOR, find_editor
+from quire.cli.chat.folded_texts import shortened
 from quire.cli.chat.keeping import Keeping, kept_words, short_name
 from quire.cli.chat.markdown import MarkdownStream
 from quire.cli.chat.other_programs import in_our_words
@@ -34,7 +35,7 @@ from quire.cli.chat.slash_commands import is_command, run_command
 from quire.cli.chat.slash_table import Leave
 from quire.cli.chat.text_files import TextFile
 from quire.cli.chat.waiting import Progress, Waiting
-from quire.cli.terminal import MARKS, closed_terminal, no_echo, told_fault
+from quire.cli.terminal import MARKS, closed_terminal, no_echo, suspendable, told_fault
 from quire.errors import QuireError, RequestError
 from quire.messages import ToolCall, read_message
 
@@ -90,7 +91,7 @@ class TerminalChat:
     def run(self) -> None:
         """Converse until the user leaves."""
         # What is typed before a prompt is there is shown by the prompt alone.
-        with no_echo(), closed_terminal(self._hang_up):
+        with no_echo(), closed_terminal(self._hang_up), suspendable():
             try:
                 self._converse()
             finally:
@@ -324,9 +325,8 @@ class TerminalChat:
             message = read_message(turn.message)
             if message.role != "assistant":
                 label = ">" if message.role == "user" else f"result of {message.name or 'a tool'}>"
-                self.console.print(
-                    Text(f"{harmless(label)} {harmless(shown_text(message))}", "chat.you")
-                )
+                said = harmless(shortened(shown_text(message)))
+                self.console.print(Text(f"{harmless(label)} {said}", "chat.you"))
                 continue
             markdown = MarkdownStream(self.console)
             markdown.add(message.text)
