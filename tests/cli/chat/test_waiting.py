@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from quire.cli.chat.waiting import Progress, Waiting
+from quire.cli.chat.waiting import AnswerProgress, Waiting
 from quire.engines.seam import EngineLoad, EngineState
 from quire.outputs import Delta, ThoughtPart
 from tests.cli.screen import Screen
@@ -117,12 +117,12 @@ def test_a_terminal_that_is_closed_meanwhile_ends_it() -> None:
 )
 def test_how_far_the_prompt_is_read(load: EngineLoad | None, text: str) -> None:
     engine: Any = SimpleNamespace(state=EngineState(load))
-    assert str(Progress(engine)) == text
+    assert str(AnswerProgress(engine)) == text
 
 
 def test_what_is_written_and_not_shown() -> None:
     engine: Any = SimpleNamespace(state=EngineState())
-    progress = Progress(engine)
+    progress = AnswerProgress(engine)
     progress.add(Delta(text="Hm", token_ids=(1, 2), parts=(ThoughtPart("Hm"),)))
     assert str(progress) == "Thinking ... 2 tokens"
     progress.add(Delta(token_ids=(3,)))

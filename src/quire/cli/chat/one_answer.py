@@ -121,9 +121,9 @@ def _waiting(model: ChatModel, output: TextIO) -> Generator[Callable[[ChatDelta,
         return
     from quire.cli.chat.colours import chat_console
     from quire.cli.chat.ground import ground_of_environment
-    from quire.cli.chat.waiting import Progress, Waiting
+    from quire.cli.chat.waiting import AnswerProgress, Waiting
 
-    progress = Progress(model.engine)
+    progress = AnswerProgress(model.engine)
     console = chat_console(ground_of_environment(), file=output)
     with Waiting(console, lambda: str(progress)) as waiting:
 

@@ -34,7 +34,7 @@ from quire.cli.chat.session import Session
 from quire.cli.chat.slash_commands import is_command, run_command
 from quire.cli.chat.slash_table import Leave
 from quire.cli.chat.text_files import TextFile
-from quire.cli.chat.waiting import Progress, Waiting
+from quire.cli.chat.waiting import AnswerProgress, Waiting
 from quire.cli.terminal import MARKS, closed_terminal, no_echo, suspendable, told_fault
 from quire.errors import QuireError, RequestError
 from quire.messages import ToolCall, read_message
@@ -257,7 +257,7 @@ class TerminalChat:
             self._remarks.append(remark)
 
     def _stream(self, *, continues: bool) -> Answer:
-        progress, answer = Progress(self.model.engine), Answer()
+        progress, answer = AnswerProgress(self.model.engine), Answer()
         waiting = Waiting(self.console, lambda: str(progress))
         view = AnswerView(self.console, waiting.stop, hides_thoughts=self.hides_thoughts)
 

@@ -101,7 +101,7 @@ class Waiting:
         return text
 
 
-class Progress:
+class AnswerProgress:
     """What an answer is at, in words, as long as nothing of it is shown."""
 
     def __init__(self, engine: BaseEngine) -> None:

@@ -298,6 +298,19 @@ def test_decodes_and_chunks_of_prompts_share_a_batch() -> None:
     ]
 
 
+def test_how_far_prompts_are_computed_is_told() -> None:
+    engine = make_engine(max_batch_tokens=8, max_sequences=8)
+    engine.add("short", Prompt((1, 2)), greedy(4))
+    engine.step()
+    assert (engine.statistics.prefilling, engine.statistics.prefilled) == (0, 0)
+    engine.add("long", Prompt(tuple(range(3, 23))), greedy(1))
+    told = list[tuple[int, int]]()
+    while engine.has_work:
+        engine.step()
+        told.append((engine.statistics.prefilling, engine.statistics.prefilled))
+    assert told == [(20, 7), (20, 14), (0, 0)]
+
+
 def test_lower_priority_waits_while_a_prompt_is_computed() -> None:
     """Neither its decodes nor its prompts lengthen the steps until the other's first token."""
     runner = FakeRunner()
