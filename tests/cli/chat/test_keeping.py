@@ -192,6 +192,14 @@ def test_keeping_is_turned_off_and_on(store: ChatStore) -> None:
     assert [chat.title for chat in store.list()] == ["four", "one"]
 
 
+@pytest.mark.parametrize("given_up", [KeyboardInterrupt, EOFError, "", "no"])
+def test_forgetting_all_is_given_up(store: ChatStore, given_up: Line) -> None:
+    _, _, shown = keep(store, "one", "/forget all", given_up)
+    assert "Nothing was changed." in shown
+    assert "fault" not in shown
+    assert len(store.list()) == 1
+
+
 def test_forgetting(store: ChatStore) -> None:
     _, model, shown = keep(store, "one", "/forget", "two", "/forget 2")
     assert "Deleted conversation 1. The conversation begins anew." in shown
@@ -392,13 +400,15 @@ class Models:
     def __call__(self, arguments: Mapping[str, Any]) -> Any:
         if str(arguments["model_name_or_path"]).endswith("broken"):
             raise WeightsError("The weights are truncated.")
+        if str(arguments["model_name_or_path"]).endswith("slow"):
+            raise KeyboardInterrupt
         self.made.append(FakeChatModel(arguments))
         return self.made[-1]
 
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Models:
-    for name in ("first", "second one", "broken"):
+    for name in ("first", "second one", "broken", "slow"):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text('{"model_type": "qwen3"}')
@@ -445,6 +455,7 @@ def test_another_model_goes_on_with_the_conversation(
     [
         ("nowhere/at/all", "no model folder"),
         ("broken", "truncated"),
+        ("slow", "Stopped."),
         ("first temprature=1", "did you mean 'temperature'"),
     ],
 )
@@ -454,7 +465,7 @@ def test_a_model_that_cannot_be_had_leaves_the_old_one(
     _, shown = change(models, store, "one", f"/model {given}", "two")
     assert text in shown
     assert contents(models.made[-1])[-1] == ["one", "You said: one", "two"]
-    assert not (given != "broken" and len(models.made) > 1)
+    assert not (given not in ("broken", "slow") and len(models.made) > 1)
     assert all(model.closed for model in models.made)
 
 

@@ -49,7 +49,7 @@ class LoadedModel:
         self.model.close()
         try:
             self.model = self._load(start)
-        except QuireError:
+        except (QuireError, KeyboardInterrupt):
             self.model = self._load(self.start)
             raise
         self.words, self.start = tuple(words), start

@@ -234,11 +234,8 @@ def _edit(chat: Chat, argument: str) -> None:
     before = session.question if argument else session.answer
     if before is None:
         raise RequestError(f"There is no {argument or 'answer'} of text to change")
-    try:
-        text = chat.edit(f"{argument or 'answer'}>", before)
-    except (KeyboardInterrupt, EOFError):
-        text = before
-    if text == before:
+    text = chat.edit(f"{argument or 'answer'}>", before)
+    if text is None or text == before:
         chat.say("Nothing was changed.")
         return
     if argument:

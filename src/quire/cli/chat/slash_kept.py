@@ -48,10 +48,7 @@ def _chosen(chat: Chat, wanted: str) -> int | None:
     if wanted and len(found) == 1:
         return found[0].number
     chat.say("\n".join(chat_rows(found, chat.width, time.time())))
-    try:
-        answer = chat.ask("number>").strip()
-    except (KeyboardInterrupt, EOFError):
-        return None
+    answer = (chat.ask("number>") or "").strip()
     if answer and not re.fullmatch(r"\d{1,9}", answer):
         raise RequestError(f"{answer!r} is no number; /resume WORDS finds conversations")
     return int(answer) if answer else None
@@ -139,7 +136,7 @@ def _forget(chat: Chat, argument: str) -> None:
     keeping = _keeping(chat)
     this = keeping.chat
     if argument == "all":
-        if chat.ask("delete all that are kept? yes>").strip() != "yes":
+        if (chat.ask("delete all that are kept? yes>") or "").strip() != "yes":
             chat.say("Nothing was changed.")
             return
         count = keeping.store.forget()

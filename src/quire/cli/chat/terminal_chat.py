@@ -187,15 +187,21 @@ class TerminalChat:
             return ""
         return f", {len(engine.tokens.preparation.tokenizer.encode(text)):,} tokens"
 
-    def ask(self, label: str, text: str = "") -> str:
-        """Let the user type something, or change a text."""
-        return self.reader.read(label, text)
+    def ask(self, label: str) -> str | None:
+        """Let the user type something; None if it is given up (Ctrl-C, Ctrl-D)."""
+        try:
+            return self.reader.read(label)
+        except (KeyboardInterrupt, EOFError):
+            return None
 
-    def edit(self, label: str, text: str) -> str:
-        """Let the user change a text, in an editor where there is one."""
+    def edit(self, label: str, text: str) -> str | None:
+        """Let the user change a text, in an editor where there is one; None if it is given up."""
         if find_editor() is None:
             self.say(f"{NO_EDITOR} Until then a text is changed here.")
-        return self.reader.edit(label, text)
+        try:
+            return self.reader.edit(label, text)
+        except (KeyboardInterrupt, EOFError):
+            return None
 
     def copy(self, text: str) -> str:
         """Put a text into the user's clipboard; return by what, in words."""
@@ -306,9 +312,8 @@ class TerminalChat:
     def _ask_results(self, calls: Sequence[ToolCall]) -> bool:
         """Ask for each call's result; False if the user gives none."""
         for call in calls:
-            try:
-                result = self.reader.read(f"result of {harmless(call.name)}>")
-            except (KeyboardInterrupt, EOFError):
+            result = self.ask(f"result of {harmless(call.name)}>")
+            if result is None:
                 self.session.take_back()
                 self.session.taken_back = []
                 self.say("No result was given; the conversation goes on without it.")
