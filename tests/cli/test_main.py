@@ -64,6 +64,21 @@ def test_python_m_quire_is_the_command() -> None:
     assert "did you mean 'chat'" in error
 
 
+def test_ctrl_c_while_modules_are_read_is_no_traceback() -> None:
+    code = """
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "quire.cli.main":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+from quire.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\n")
+
+
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
 def test_help_lists_the_commands(run: Run, argv: list[str]) -> None:
     code, out, _ = run(*argv)
