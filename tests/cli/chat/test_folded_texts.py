@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prompt_toolkit.document import Document
-from prompt_toolkit.formatted_text import fragment_list_to_text
+from prompt_toolkit.formatted_text import StyleAndTextTuples, fragment_list_to_text
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.layout.controls import BufferControl
@@ -45,7 +45,7 @@ def typed(*lines: str) -> list[str]:
 
 
 def drawn(folded: FoldedTexts, line: str) -> Transformation:
-    fragments = [("", line[:3]), ("class:x", line[3:])]
+    fragments: StyleAndTextTuples = [("", line[:3]), ("class:x", line[3:])]
     one = TransformationInput(
         BufferControl(), Document(line), 0, lambda place: place, fragments, 80, 24
     )

@@ -116,6 +116,18 @@ def test_every_command_is_in_the_help() -> None:
     assert all(command in shown for command in COMMANDS)
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_help_fits_the_terminal(width: int) -> None:
+    chat, _, _ = converse()
+    output = io.StringIO()
+    chat.console = Console(file=output, width=width, highlight=False)
+    chat.take("/help")
+    commands = output.getvalue().partition("\n\n")[0].splitlines()
+    assert max(map(len, commands)) < width
+    assert [line.split()[0] for line in commands if line.startswith("/")] == list(COMMANDS)
+    assert (len(commands) == len(COMMANDS)) == (width == 200)
+
+
 def test_help_on_a_setting_is_what_the_table_says() -> None:
     _, _, shown = converse("/help top_k", "/help seed", "/help /retry")
     option = OPTIONS_BY_NAME["top_k"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from textwrap import wrap
 from typing import Any
 
 from quire.arguments import GeneratingArguments, parse_scalar
@@ -56,7 +57,7 @@ def run_command(chat: Chat, line: str) -> None:
 def _help(chat: Chat, argument: str) -> None:
     command = COMMANDS.get(f"/{argument.removeprefix('/')}")
     if not argument:
-        chat.say(_help_on_all())
+        chat.say(_help_on_all(chat.width))
     elif command is not None:
         lines = [f"{command.name} {command.usage}  {command.help}"]
         if command.name == "/set":
@@ -75,17 +76,29 @@ def _help_on_setting(option: Option) -> str:
     return f"{option.name}: {option.type}{default}. {option.meaning}"
 
 
-def _help_on_all() -> str:
-    width = max(len(f"{command.name} {command.usage}") for command in COMMANDS.values())
-    lines = [f"{f'{c.name} {c.usage}':<{width}}  {c.help}" for c in COMMANDS.values()]
-    lines += [
-        "",
-        "Enter sends; Alt-Enter, or \\ at the line's end, begins a new line. // sends a slash.",
-        '""" begins several lines, and """ ends them; Ctrl-X Ctrl-E opens $EDITOR.',
-        "A file dropped on the terminal, or named as @PATH, is attached; in `...` its path is text.",
-        "Ctrl-C stops an answer; Ctrl-D leaves.",
-    ]
-    return "\n".join(lines)
+def _help_on_all(width: int) -> str:
+    """Two columns or, on a narrow terminal, each command with its meaning below it."""
+    names = [f"{command.name} {command.usage}".rstrip() for command in COMMANDS.values()]
+    column = max(map(len, names)) + 2
+    is_narrow = width < 2 * column
+    indent = 2 if is_narrow else column
+    lines: list[str] = []
+    for name, command in zip(names, COMMANDS.values(), strict=True):
+        told = wrap(command.help, max(width - 1 - indent, 20))
+        if is_narrow:
+            lines.append(name)
+        else:
+            lines.append(f"{name:<{column}}{told.pop(0)}")
+        lines += [f"{'':{indent}}{line}" for line in told]
+    return "\n".join([*lines, "", *_KEYS])
+
+
+_KEYS = (
+    "Enter sends; Alt-Enter, or \\ at the line's end, begins a new line. // sends a slash.",
+    '""" begins several lines, and """ ends them; Ctrl-X Ctrl-E opens the editor.',
+    "A file dropped on the terminal, or named as @PATH, is attached; in `...` its path is text.",
+    "Ctrl-C stops an answer; Ctrl-D leaves.",
+)
 
 
 @_TABLE.command("/system", "[TEXT|off]", "the system message; without text, show it")
@@ -295,8 +308,8 @@ _THINK: Mapping[str, str] = {
 
 @_TABLE.command(
     "/think",
-    "[on|off|low|medium|high|hide|show]",
-    "whether a reasoning model thinks first, how much, and whether that is shown",
+    "[on|off|high|hide]",
+    "whether a model thinks first, how much (low, medium, high), and whether that is shown",
     words=_THINK,
 )
 def _think(chat: Chat, argument: str) -> None:
