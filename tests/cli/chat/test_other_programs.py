@@ -64,6 +64,8 @@ def test_words_that_are_understood(word: str, ours: str) -> None:
         ("!fragment notes", "@ before a path"),
         (".role poet", "/system TEXT"),
         ("/set format xml", "response_format"),
+        ("/list", "quire list"),
+        ("/undo", "/edit question"),
         ("/set wordwrap", "wrapped between words"),
         ("/set parameter num_ctx 8192", "vllm_maxlen"),
         ("/show template", "quire prompt"),
@@ -89,6 +91,10 @@ def test_other_names_of_commands_are_understood() -> None:
     assert [request["temperature"] for request in model.requests] == [0, 0, 0]
     assert contents(model) == [["one"], ["one"], ["two"]]
     assert "FakeEngine, 4,096 tokens of context" in shown
+
+
+def test_the_keys_are_told() -> None:
+    assert "Ctrl-X Ctrl-E opens the editor" in converse("/? shortcuts")[2]
 
 
 def test_several_lines_that_begin_with_a_slash_are_a_text() -> None:

@@ -46,6 +46,12 @@ _TOLD: Mapping[str, str] = {
     ".save session": "/save FILE writes the conversation.",
 }
 """What other programs take for a command, and what does the same here."""
+_COMMANDS_TOLD: Mapping[str, str] = {
+    "/list": "quire list shows the models of the hub that are here; /model NAME changes to one.",
+    "/models": "quire list shows the models of the hub that are here; /model NAME changes to one.",
+    "/history": "/resume shows a kept conversation; the arrow keys bring what you typed.",
+    "/undo": "/edit question changes the last question, and forgets what came of it.",
+}
 _SET: Mapping[str, str] = {
     "verbose": "/stats on",
     "quiet": "/stats off",
@@ -103,6 +109,8 @@ def in_our_words(text: str) -> str:
         text = f"/{text[1:]}"
     name, _, argument = text.partition(" ")
     name, argument = name.rstrip(), argument.strip()
+    if name in _COMMANDS_TOLD:
+        raise RequestError(_COMMANDS_TOLD[name])
     if name == "/set":
         return _setting(argument)
     if name == "/show":

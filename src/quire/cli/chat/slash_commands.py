@@ -58,6 +58,8 @@ def _help(chat: Chat, argument: str) -> None:
     command = COMMANDS.get(f"/{argument.removeprefix('/')}")
     if not argument:
         chat.say(_help_on_all(chat.width))
+    elif argument in ("keys", "shortcuts"):
+        chat.say("\n".join(_KEYS))
     elif command is not None:
         lines = [f"{command.name} {command.usage}  {command.help}"]
         if command.name == "/set":

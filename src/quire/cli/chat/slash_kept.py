@@ -106,6 +106,10 @@ def _load(chat: Chat, argument: str) -> None:
     path = path_of(argument)
     if path.is_dir():
         raise RequestError(f"{path} is a folder: /model {argument} changes the model")
+    if not path.exists():
+        raise RequestError(
+            f"No such file: {path}; /model NAME changes the model, /resume goes on with what is kept"
+        )
     chat.session.load(path)
     if chat.keeping is not None:
         chat.keeping.begin_anew()

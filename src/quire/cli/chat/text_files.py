@@ -122,7 +122,7 @@ def _is_western(content: bytes) -> bool:
 def _size_of(path: Path) -> int:
     try:
         if path.is_dir():
-            raise MediaError(f"{path} is a folder.")
+            raise MediaError(f"{path} is a folder; {path}/* are the files in it.")
         return path.stat().st_size
     except (OSError, ValueError) as error:
         raise MediaError(_why(path, error)) from None
