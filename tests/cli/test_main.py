@@ -174,6 +174,11 @@ def _piped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello"))
 
 
+def test_a_pipe_is_not_told_what_is_waited_for(run: Run) -> None:
+    model = FakeChatModel(delay=0.5)
+    assert run("chat", "m", "-p", "One", model=model) == (0, "You said: One\n", "")
+
+
 def test_the_output_is_exact_but_for_its_last_line_break(run: Run) -> None:
     """A pipe gets the model's text as it is; only a terminal is protected."""
     model = FakeChatModel(script=lambda m, o: words("a\x1b[31m **b**\n"))

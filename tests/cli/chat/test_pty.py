@@ -151,6 +151,18 @@ def test_a_slow_model_says_that_it_reads(person: Person) -> None:
     assert person.raw.count("\x1b[?25l") <= person.raw.count("\x1b[?25h")
 
 
+def test_one_answer_says_that_the_prompt_is_read(tmp_path: Path) -> None:
+    person = Person([*CHAT, "-p", "slow", "--stats"], tmp_path)
+    try:
+        person.sees("Reading the prompt ... 1 s")
+        person.sees("At last.")
+        person.sees("tokens · first after 3")
+        assert person.leaves() == 0
+        assert person.raw.count("\x1b[?25l") <= person.raw.count("\x1b[?25h")
+    finally:
+        person.close()
+
+
 def test_a_person_who_suspends_it_has_a_cursor(person: Person) -> None:
     """Nobody would continue it here: there is no shell, so that it goes on at once."""
     person.sees("(?m)^>")
