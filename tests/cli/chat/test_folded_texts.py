@@ -117,7 +117,7 @@ def test_unfolding_gives_the_text_back(parts: list[str | int]) -> None:
     texts = [part if isinstance(part, str) else LONG + str(part) for part in parts]
     shown = "".join(map(folded.paste, texts))
     assert folded.unfold(shown) == "".join(texts)
-    assert folded.unfold(folded.fold("".join(texts))) == "".join(texts)
+    assert folded.unfold(folded.fold_again("".join(texts))) == "".join(texts)
 
 
 def test_the_editor_shows_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,22 @@ def test_the_history_is_kept_for_its_owner_alone(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_a_history_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("quire.cli.chat.reader._MOST_HISTORY", 1000)
+    lines = [f"question {number}\n# of two lines" for number in range(40)]
+    history = open_history(FoldedTexts())
+    for line in lines:
+        history.append_string(line)
+    kept = list(open_history(FoldedTexts()).load_history_strings())
+    assert 0 < len(kept) < 20
+    assert kept == lines[: -len(kept) - 1 : -1]
+    file = tmp_path / "quire" / "chat_history"
+    assert file.stat().st_size <= 500
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [one.name for one in file.parent.iterdir()] == ["chat_history"]
+
+
 def test_without_a_place_the_history_is_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,10 +52,14 @@ class FoldedTexts:
         """A text that was pasted, as one character where it is long."""
         return self._fold(text, f"[pasted text, {size_of(text)}]") if is_long(text) else text
 
-    def fold(self, text: str) -> str:
-        """A text as it was typed before: what was pasted folded again, and what is long still, too."""
+    def fold_again(self, text: str) -> str:
+        """A text that was unfolded and changed: what was pasted folded again, and what is long still."""
         for character, pasted in self._texts.items():
             text = text.replace(pasted, character)
+        return self.fold(text)
+
+    def fold(self, text: str) -> str:
+        """A text of an earlier time: of a long one all but the beginning is folded."""
         if not is_long(text):
             return text
         head, label = _head(text)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from prompt_toolkit import PromptSession
@@ -125,7 +126,7 @@ def key_bindings(folded: FoldedTexts) -> KeyBindings:
             await run_in_terminal(lambda: note(message))
             return
         if changed != whole:
-            text = folded.fold(changed)
+            text = folded.fold_again(changed)
             buffer.document = Document(text, len(text))
 
     return bindings
@@ -141,9 +142,28 @@ def open_history(folded: FoldedTexts) -> History:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
         path.chmod(0o600)
+        if path.stat().st_size > _MOST_HISTORY:
+            _shorten(path)
     except OSError:
         return InMemoryHistory()
     return _KeptHistory(str(path), folded)
+
+
+_MOST_HISTORY = 8 * 2**20
+"""Bytes of the history, which is read whole at each start. Beyond them the older half goes."""
+
+
+def _shorten(path: Path) -> None:
+    """Leave out the older half of a history."""
+    content = path.read_bytes()
+    begin = content.find(
+        b"\n# ", len(content) - _MOST_HISTORY // 2
+    )  # an entry begins with its time
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content[begin:] if begin >= 0 else b"")
+    os.replace(temporary, path)
 
 
 class _KeptHistory(FileHistory):
