@@ -43,12 +43,15 @@ class Screen:
 
     def narrow(self, width: int) -> None:
         """Become narrower: lines are wrapped again, and the cursor stays behind its character."""
-        assert self.row == len(self.rows) - 1, "the cursor is in the last row"
-        rows, self.rows = self.rows, []
+        assert self.column >= len(self.rows[self.row]), "the cursor is behind the row's end"
+        wrapped: list[list[list[str]]] = [
+            [row[start : start + width] for start in range(0, len(row), width)] or [[]]
+            for row in self.rows
+        ]
         self.width = width
-        for row in rows:
-            self.rows += [row[start : start + width] for start in range(0, len(row), width)] or [[]]
-        self.row, self.column = len(self.rows) - 1, len(self.rows[-1])
+        self.rows = [part for row in wrapped for part in row]
+        self.row = sum(map(len, wrapped[: self.row + 1])) - 1
+        self.column = len(self.rows[self.row])
 
     def _obey(self, numbers: str, letter: str) -> None:
         count = int(numbers) if numbers.isdigit() else 1
