@@ -64,6 +64,20 @@ def test_iterate(loop: LoopThread) -> None:
     assert items == [0, 1]
 
 
+def test_where_no_key_ends_a_wait_it_is_done_in_parts(
+    loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+
+    async def slow() -> AsyncGenerator[int, None]:
+        for number in range(2):
+            await asyncio.sleep(0.05)
+            yield number
+
+    monkeypatch.setattr("quire.chat.loop_thread._LONGEST_WAIT", 0.01)
+    assert list(loop.iterate(slow())) == [0, 1]
+
+
 def test_abandoning_a_plain_iteration_closes_the_stream(loop: LoopThread) -> None:
     counter = Counter(10**9, delay=0.001)
     stream = loop.iterate(counter.stream())

@@ -9,7 +9,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 from quire.arguments import get_infer_args
-from quire.engines.seam import EngineInfo
+from quire.engines.seam import EngineInfo, EngineState
 from quire.errors import QuireError
 from quire.messages import read_conversation
 from quire.options import may_end_with_answer
@@ -47,6 +47,7 @@ class FakeChatModel:
         self.engine = SimpleNamespace(
             name="FakeEngine",
             info=EngineInfo("FakeEngine", 4096),
+            state=EngineState(),
             has_tokens=True,
             tokens=SimpleNamespace(
                 preparation=SimpleNamespace(

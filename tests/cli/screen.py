@@ -41,6 +41,18 @@ class Screen:
             lines.pop()
         return "\n".join(lines)
 
+    def narrow(self, width: int) -> None:
+        """Become narrower: lines are wrapped again, and the cursor stays behind its character."""
+        assert self.column >= len(self.rows[self.row]), "the cursor is behind the row's end"
+        wrapped: list[list[list[str]]] = [
+            [row[start : start + width] for start in range(0, len(row), width)] or [[]]
+            for row in self.rows
+        ]
+        self.width = width
+        self.rows = [part for row in wrapped for part in row]
+        self.row = sum(map(len, wrapped[: self.row + 1])) - 1
+        self.column = len(self.rows[self.row])
+
     def _obey(self, numbers: str, letter: str) -> None:
         count = int(numbers) if numbers.isdigit() else 1
         if letter == "A":

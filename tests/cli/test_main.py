@@ -64,6 +64,21 @@ def test_python_m_quire_is_the_command() -> None:
     assert "did you mean 'chat'" in error
 
 
+def test_ctrl_c_while_modules_are_read_is_no_traceback() -> None:
+    code = """
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "quire.cli.main":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+from quire.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\n")
+
+
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
 def test_help_lists_the_commands(run: Run, argv: list[str]) -> None:
     code, out, _ = run(*argv)
@@ -92,7 +107,7 @@ def test_each_command_has_help(run: Run, command: str, flag: str) -> None:
         (["chat", "m", "temperature=hot"], "temperature must be a number"),
         (["chat", "m", "two", "words"], "several prompts, 'two' and 'words'"),
         (["chat", "m", "a prompt", "-p", "another"], "several prompts"),
-        (["chat", "m", "-x"], "'-x' is neither key=value nor --key value"),
+        (["chat", "m", "-z"], "'-z' is neither key=value nor --key value"),
         (["chat", "m", "-p", ""], "The prompt is empty"),
         (["chat", "m", "-p", "a", "--schema", "/nowhere.json"], "Cannot read /nowhere.json"),
         (["chat", "m", "-p", "a", "--schema", "{broken"], "--schema holds no JSON"),
@@ -157,6 +172,11 @@ def test_arguments_and_a_requests_options_come_to_the_model(run: Run) -> None:
 @pytest.fixture(autouse=True)
 def _piped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello"))
+
+
+def test_a_pipe_is_not_told_what_is_waited_for(run: Run) -> None:
+    model = FakeChatModel(delay=0.5)
+    assert run("chat", "m", "-p", "One", model=model) == (0, "You said: One\n", "")
 
 
 def test_the_output_is_exact_but_for_its_last_line_break(run: Run) -> None:
@@ -288,6 +308,35 @@ def test_a_cut_answer_of_no_form_is_told_and_no_error(run: Run) -> None:
     code, out, err = run("chat", "m", "-p", "One", model=model)
     assert (code, out) == (0, "half\n")
     assert "--max_new_tokens allows more" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("So:\n\n```py\nif x:\n\ty\n```\n\n```sh\nls\n```\n", "if x:\n\ty\n"),
+        ("No code.", "No code.\n"),
+    ],
+)
+def test_the_code_of_an_answer(run: Run, text: str, written: str) -> None:
+    model = FakeChatModel(script=lambda messages, options: words(text))
+    code, out, _ = run("chat", "m", "-p", "One", "-x", model=model)
+    assert (code, out) == (0, written)
+    assert run("chat", "m", "-p", "One", "-x", "--json", model=model)[0] == 2
+
+
+def test_a_system_message(run: Run, tmp_path: Path) -> None:
+    model = FakeChatModel()
+    file = tmp_path / "system.txt"
+    file.write_text("Be long.\n")
+    run("chat", "m", "-p", "One", "-s", "Be brief.", model=model)
+    run("chat", "m", "-p", "One", "--system", f"@{file}", model=model)
+    assert [request["system"] for request in model.requests] == ["Be brief.", "Be long."]
+
+
+def test_figures_go_beside_the_answer(run: Run) -> None:
+    code, out, err = run("chat", "m", "-p", "One", "--stats", model=FakeChatModel())
+    assert (code, out) == (0, "You said: One\n")
+    assert "tokens · first after" in err
 
 
 def test_a_schema_and_a_form_contradict_each_other(run: Run) -> None:

@@ -14,6 +14,7 @@ from prompt_toolkit.history import InMemoryHistory
 
 from quire.arguments import get_infer_args
 from quire.chat import ChatModel
+from quire.cli.chat.folded_texts import FoldedTexts
 from quire.cli.chat.reader import open_history
 from quire.errors import ConfigError, ModelNotFoundError
 from tests.chat.model_folders import make_model_folder
@@ -101,7 +102,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("homeless")
 def test_without_a_home_the_history_is_in_memory() -> None:
-    assert isinstance(open_history(), InMemoryHistory)
+    assert isinstance(open_history(FoldedTexts()), InMemoryHistory)
 
 
 @pytest.mark.usefixtures("homeless")
@@ -115,7 +116,7 @@ def test_a_home_that_cannot_be_found_is_part_of_the_name(name: str) -> None:
 
 def test_a_full_disk_does_not_end_a_chat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    history = open_history()
+    history = open_history(FoldedTexts())
     os.remove(tmp_path / "quire" / "chat_history")
     (tmp_path / "quire" / "chat_history").symlink_to("/dev/full")
     history.append_string("a question")

@@ -13,7 +13,8 @@ import pytest
 from docs import reference
 from quire import errors
 from quire.arguments import FIELDS
-from quire.cli.chat.slash_commands import COMMANDS, OTHER_NAMES
+from quire.cli.chat.other_programs import NAMES
+from quire.cli.chat.slash_commands import COMMANDS
 from quire.cli.main import build_app
 from quire.cli.words import load_model
 from quire.server.arguments import ServerArguments
@@ -86,7 +87,7 @@ def wrong_path(path: str) -> str | None:
     if path in OTHERS_FILES | OTHERS_PATHS or re.search(r"[A-Z]{3,}|^path/to/|^saves/", path):
         return None
     if path.startswith("/"):
-        there = path in routes() or path in COMMANDS or path in OTHER_NAMES
+        there = path in routes() or path in COMMANDS or path in NAMES
         return None if there else "neither a route nor a command of the chat"
     if "<" in path:
         path = re.sub(r"<\w+>.*", "", path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 import weakref
@@ -251,7 +252,7 @@ class LoopThread:
         except RuntimeError:
             items.put(job.lost())
         try:
-            while not isinstance(item := items.get(), _End):
+            while not isinstance(item := _next(items), _End):
                 yield item
                 self._life.check()  # the reader may have forked meanwhile
         except BaseException:
@@ -324,6 +325,19 @@ class LoopThread:
         self._life.check()
         if threading.current_thread() is self._thread:
             raise EngineError("A synchronous method was called from the model's own event loop.")
+
+
+_LONGEST_WAIT = 0.1 if os.name == "nt" else None
+"""Seconds: on Windows, Ctrl-C ends no wait, and is heeded after it."""
+
+
+def _next(items: queue.SimpleQueue[T]) -> T:
+    """The next item; Ctrl-C may be pressed while it is waited for."""
+    while True:
+        try:
+            return items.get(timeout=_LONGEST_WAIT)
+        except queue.Empty:
+            continue
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING, TextIO
 
 from quire.characters import harmless
 from quire.errors import (
@@ -53,7 +53,7 @@ class Harmless:
         return harmless(held)
 
 
-def is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: IO[str]) -> bool:
     """Whether a person sits at the other end, and not a pipe or a file."""
     return not stream.closed and stream.isatty()
 
@@ -120,6 +120,51 @@ def closed_terminal(heed: Callable[[], None]) -> Generator[None]:
 
     with handled({signal.SIGHUP: take, signal.SIGTERM: take}):
         yield
+
+
+@contextmanager
+def suspendable() -> Generator[None]:
+    """Hand the terminal over in order when the program is suspended (Ctrl-Z), and take it back after."""
+    if not hasattr(signal, "SIGTSTP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def suspend(number: int, frame: object) -> None:
+        with _same_modes():
+            _show_cursor()
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTSTP)  # it goes on here once it is continued
+        signal.signal(signal.SIGTSTP, suspend)
+
+    if signal.getsignal(signal.SIGTSTP) is signal.SIG_IGN:  # whoever started it wants no suspending
+        yield
+        return
+    with handled({signal.SIGTSTP: suspend}):
+        yield
+
+
+def _show_cursor() -> None:
+    # Past Python's buffer, in which another thread may write: nothing but this stands in between.
+    if is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb":
+        with suppress(OSError, ValueError):
+            os.write(sys.stdout.fileno(), b"\x1b[?25h")
+
+
+@contextmanager
+def _same_modes() -> Generator[None]:
+    """Give the terminal the modes back that it had, if this process is the one that uses it again."""
+    import termios
+
+    try:
+        number = sys.stdin.fileno()
+        before = termios.tcgetattr(number)
+    except (OSError, ValueError, termios.error):  # no terminal
+        yield
+        return
+    yield
+    with suppress(OSError, termios.error):
+        if os.tcgetpgrp(number) == os.getpgrp():
+            termios.tcsetattr(number, termios.TCSADRAIN, before)
 
 
 @contextmanager

@@ -81,6 +81,10 @@ class EngineLoad:
     """Completions in the running batch."""
     waiting: int
     """Completions in the engine's queue."""
+    prefilling: int = 0
+    """Tokens of the prompts that are being computed now; 0 where the engine does not say."""
+    prefilled: int = 0
+    """Those of them that are computed, or came from the prefix cache."""
     kv_cache_usage: float | None = None
     """Fraction of the KV cache in use, 0 to 1."""
     prefix_queries: int = 0

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from quire.cli.chat.answer import Answer, AnswerView, ThoughtStream, receive
+from quire.cli.chat.answer import Answer, receive
+from quire.cli.chat.answer_view import AnswerView, ThoughtStream
 from quire.messages import ToolCall
 from quire.outputs import AnswerPart, Delta, TextPart, ThoughtPart, Usage
 from tests.cli.screen import Screen

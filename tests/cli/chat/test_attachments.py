@@ -227,6 +227,52 @@ def test_a_slash_is_sent_with_two_also_beside_a_dropped_path(folder: Path) -> No
     assert contents[1] == f"{folder}/a.png"
 
 
+@pytest.mark.parametrize(
+    ("line", "sent", "files"),
+    [
+        ("Explain @notes.txt, please", "Explain notes.txt, please", ["notes.txt"]),
+        ("Compare @notes.txt and @'my notes.txt'.", "Compare notes.txt and my notes.txt.",
+         ["notes.txt", "my notes.txt"]),
+        ("(@notes.txt)", "(@notes.txt)", []),
+        ("@nobody says me@notes.txt", "@nobody says me@notes.txt", []),
+    ],
+)  # fmt: skip
+def test_a_file_is_named_in_the_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, sent: str, files: list[str]
+) -> None:
+    for name in ("notes.txt", "my notes.txt"):
+        (tmp_path / name).write_text(f"of {name}\n")
+    monkeypatch.chdir(tmp_path)
+    (content,), shown = asked(line)
+    quoted = [f"{name}:\n\n```\nof {name}\n```" for name in files]
+    assert content == "\n\n".join([*quoted, sent])
+    assert ("Attached" in shown) == bool(files)
+
+
+def test_a_named_file_alone_waits_for_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("one\n")
+    monkeypatch.chdir(tmp_path)
+    (content,), shown = asked("@notes.txt", "What?")
+    assert content == "notes.txt:\n\n```\none\n```\n\nWhat?"
+    assert "it goes with the next message" in shown
+
+
+def test_a_pattern_attaches_what_it_matches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inner").mkdir()
+    for name in ("b.py", "a.py", "c.txt", "inner/d.py", "[e].py"):
+        (tmp_path / name).write_text(f"of {name}\n")
+    monkeypatch.chdir(tmp_path)
+    assert "Attached [e].py, 1 line" in asked("/file [e].py")[1]
+    assert asked("/file ?.py")[1].count(".py, 1 line") == 2
+    assert asked("/file **/*.py")[1].count(".py, 1") == 4
+    assert "No file matches *.md" in asked("/file *.md")[1]
+    for number in range(101):
+        (tmp_path / f"{number}.log").write_text("a")
+    assert "matches 101 files" in asked("/file *.log")[1]
+
+
 def test_an_address_of_a_file() -> None:
     assert local_path("file:///a/b%20c%23.png") == "/a/b c#.png"
     assert local_path("FILE://localhost/a.png") == "/a.png"

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from prompt_toolkit.styles import Style as PromptStyle
+from prompt_toolkit.styles import default_ui_style, merge_styles
 from rich.style import Style
 
-from quire.cli.chat.colours import STYLES, CodeTheme, chat_console
+from quire.cli.chat.colours import PROMPT_STYLES, STYLES, CodeTheme, chat_console
 from quire.cli.chat.ground import Ground, ask_ground, ground_of_environment
 
 NAMES = [
@@ -71,6 +73,34 @@ def test_every_colour_is_read_on_its_ground(ground: Ground, palette: str) -> Non
         if colour is not None:
             for behind in GROUNDS[ground]:
                 assert contrast(colours[colour.name], behind) >= 3, (name, colour.name)
+
+
+@pytest.mark.parametrize("palette", PALETTES)
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_the_prompts_menu_is_read_on_its_ground(ground: Ground, palette: str) -> None:
+    """Also where it is reversed: the two colours are the same."""
+    colours = dict(zip(NAMES, PALETTES[palette].split(), strict=True))
+    style = merge_styles([default_ui_style(), PromptStyle.from_dict(dict(PROMPT_STYLES[ground]))])
+    for name in ("completion-menu.completion", "completion-menu.completion.current", "folded",
+                 "completion-menu.meta.completion", "completion-menu.meta.completion.current",
+                 "scrollbar.background", "scrollbar.button"):  # fmt: skip
+        drawn = style.get_attrs_for_style_str(f"class:completion-menu class:{name}")
+        assert drawn.bgcolor in ("", "default"), name
+        if drawn.color not in ("", "default"):
+            colour = colours[str(drawn.color).removeprefix("ansi")]
+            for behind in GROUNDS[ground]:
+                assert contrast(colour, behind) >= 3, (name, drawn.color)
+
+
+def test_what_is_chosen_in_the_menu_is_told_without_colours() -> None:
+    for styles in PROMPT_STYLES.values():
+        style = merge_styles([default_ui_style(), PromptStyle.from_dict(dict(styles))])
+        chosen, other = (
+            style.get_attrs_for_style_str(f"class:completion-menu class:{name}").reverse
+            for name in ("completion-menu.completion.current", "completion-menu.completion")
+        )
+        assert chosen
+        assert not other
 
 
 def test_on_an_unknown_ground_there_is_no_colour() -> None:

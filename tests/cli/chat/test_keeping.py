@@ -6,18 +6,24 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
-from quire.cli.chat.chat_store import ChatStore
+from quire import __version__
+from quire.cli.chat.chat_info import ChatInfo
+from quire.cli.chat.chat_store import ChatStore, KeptChat
+from quire.cli.chat.command import greet
+from quire.cli.chat.editor import edit_in
 from quire.cli.chat.keeping import Keeping, kept_words, short_name
 from quire.cli.chat.loaded_model import LoadedModel
-from quire.cli.chat.reader import edit_in
 from quire.cli.chat.session import Session
+from quire.cli.chat.slash_kept import chat_rows
 from quire.cli.chat.terminal_chat import TerminalChat
 from quire.cli.main import main
 from quire.errors import ConfigError, ModelNotFoundError, WeightsError
@@ -25,7 +31,7 @@ from quire.messages import ToolCall
 from quire.outputs import Delta
 from tests.chat.deltas import gained
 from tests.cli.chat.test_terminal_chat import Line, Lines, contents, converse
-from tests.cli.fake_chat_model import FakeChatModel, Script, echo
+from tests.cli.fake_chat_model import FakeChatModel, Script, echo, words
 
 
 @pytest.fixture
@@ -55,8 +61,8 @@ def texts(store: ChatStore, number: int) -> list[str]:
 def test_a_conversation_is_kept_and_told_of_once(store: ChatStore) -> None:
     _, _, first = keep(store, "/system Be brief.", "one", "two")
     _, _, second = keep(store, "three")
-    assert "Conversations are kept on this machine" in first
-    assert "Conversations are kept" not in second
+    assert "Kept on this machine; /keep says more." in first
+    assert "Kept on this machine" not in second
     assert texts(store, 1) == ["one", "You said: one", "two", "You said: two"]
     assert store.load(1)[1]["system"] == "Be brief."
     assert [chat.title for chat in store.list()] == ["three", "one"]
@@ -92,6 +98,42 @@ def test_resume_lists_and_goes_on(store: ChatStore) -> None:
     assert "Going on with 1, 2 messages." in shown
     _, model, _ = keep(store, "/resume rome", "more")
     assert contents(model) == [["about Rome", "You said: about Rome", "more"]]
+
+
+def test_a_list_gives_its_room_to_the_titles() -> None:
+    now = time.mktime((2026, 11, 30, 23, 0, 0, 0, 0, -1))
+    chats = [
+        KeptChat(12, "a title 你好你好你好你好你好你好你好", "the demo model", (), now - 3600, 1),
+        KeptChat(3, "short", "a-model-of-a-very-long-name", (), now - 40 * 86400, 1),
+        KeptChat(1, "", "the demo model", (), now - 400 * 86400, 1),
+    ]
+    assert chat_rows(chats, 40, now) == [
+        "12  22:00     a title 你好你好你好你好…",
+        " 3  Oct 21    short",
+        " 1  Oct 2025  ",
+    ]
+    wide = chat_rows(chats, 80, now)
+    assert wide[0].endswith("你好你好  the demo model")
+    assert wide[1].endswith("  a-model-of-a-very-lo")
+    assert max(map(cell_len, wide)) < 80
+    assert "demo" not in chat_rows(chats[::2], 80, now)[0]  # of one model, its name says nothing
+
+
+@pytest.mark.parametrize(
+    ("width", "name", "is_demo", "line"),
+    [
+        (80, "the demo model", True, "the demo model · yours: quire chat FOLDER · /help"),
+        (40, "the demo model", True, "the demo model · /help"),
+        (60, "some/folder/of/models/Qwen3-0.6B", False, "some/folder/of/models/Qwen3-0.6B · /help"),
+        (40, "some/folder/of/models/Qwen3-0.6B", False, "Qwen3-0.6B · /help"),
+        (40, "a/Llama-3.1-Nemotron-8B-Instruct", False, "Llama-3.1-Nemotro… · /help"),
+    ],
+)
+def test_the_start_is_one_line(width: int, name: str, is_demo: bool, line: str) -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=width)
+    greet(console, ChatInfo(name, FakeChatModel()), is_demo=is_demo)  # type: ignore[arg-type]
+    assert output.getvalue() == f"quire {__version__} · {line}\n\n"
 
 
 def test_resume_is_given_up(store: ChatStore) -> None:
@@ -133,6 +175,13 @@ def test_a_long_history_is_shown_from_its_end(store: ChatStore) -> None:
     assert "question 5" in shown
 
 
+def test_a_long_question_stays_small_in_the_history(store: ChatStore) -> None:
+    text = "\n".join(f"line {number}" for number in range(300))
+    keep(store, text, script=lambda messages, options: words("Yes."))
+    shown = keep(store, "/resume 1")[2]
+    assert "> line 0 [and 299 lines more] Yes." in shown
+
+
 def test_keeping_is_turned_off_and_on(store: ChatStore) -> None:
     _, _, shown = keep(store, "one", "/keep off", "two", "/clear", "three")
     assert "What was kept until now stays as 1" in shown
@@ -141,6 +190,14 @@ def test_keeping_is_turned_off_and_on(store: ChatStore) -> None:
     keep(store, "/keep on", "four", on=False)
     assert store.keeps()
     assert [chat.title for chat in store.list()] == ["four", "one"]
+
+
+@pytest.mark.parametrize("given_up", [KeyboardInterrupt, EOFError, "", "no"])
+def test_forgetting_all_is_given_up(store: ChatStore, given_up: Line) -> None:
+    _, _, shown = keep(store, "one", "/forget all", given_up)
+    assert "Nothing was changed." in shown
+    assert "fault" not in shown
+    assert len(store.list()) == 1
 
 
 def test_forgetting(store: ChatStore) -> None:
@@ -343,13 +400,15 @@ class Models:
     def __call__(self, arguments: Mapping[str, Any]) -> Any:
         if str(arguments["model_name_or_path"]).endswith("broken"):
             raise WeightsError("The weights are truncated.")
+        if str(arguments["model_name_or_path"]).endswith("slow"):
+            raise KeyboardInterrupt
         self.made.append(FakeChatModel(arguments))
         return self.made[-1]
 
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Models:
-    for name in ("first", "second one", "broken"):
+    for name in ("first", "second one", "broken", "slow"):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text('{"model_type": "qwen3"}')
@@ -396,6 +455,7 @@ def test_another_model_goes_on_with_the_conversation(
     [
         ("nowhere/at/all", "no model folder"),
         ("broken", "truncated"),
+        ("slow", "Stopped."),
         ("first temprature=1", "did you mean 'temperature'"),
     ],
 )
@@ -405,7 +465,7 @@ def test_a_model_that_cannot_be_had_leaves_the_old_one(
     _, shown = change(models, store, "one", f"/model {given}", "two")
     assert text in shown
     assert contents(models.made[-1])[-1] == ["one", "You said: one", "two"]
-    assert not (given != "broken" and len(models.made) > 1)
+    assert not (given not in ("broken", "slow") and len(models.made) > 1)
     assert all(model.closed for model in models.made)
 
 
@@ -461,39 +521,7 @@ def test_no_text_stays_behind_an_editor(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-# --- words of other programs -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("word", ["exit", "quit", "Exit ", "/bye", "/quit", "/q"])
-def test_words_that_leave(word: str) -> None:
-    assert contents(converse(word, "never sent")[1]) == []
-
-
-@pytest.mark.parametrize(
-    ("word", "text"),
-    [
-        ("clear", "/clear begins a new conversation"),
-        ("help", "/help lists the commands"),
-        ("!multi", "Several lines"),
-        ("/set system Be brief.", "/system TEXT"),
-        ("/set verbose", "/stats on"),
-        ("/set nothink", "/think off"),
-        ("/set format json", "response_format"),
-    ],
-)
-def test_words_that_are_told(word: str, text: str) -> None:
-    _, model, shown = converse(word, f" {word}")
-    assert text in " ".join(shown.split())
-    assert contents(model) == [[f" {word}"]]
-
-
-def test_other_names_of_commands_are_understood() -> None:
-    _, model, shown = converse(
-        "/set parameter temperature 0", "one", "/regen", "/new", "/show", "two"
-    )
-    assert [request["temperature"] for request in model.requests] == [0, 0, 0]
-    assert contents(model) == [["one"], ["one"], ["two"]]
-    assert "FakeEngine, 4,096 tokens of context" in shown
+# --- several lines -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,28 @@ def streamed(
     width: int = 40,
     height: int = 10,
     resizes: Mapping[int, tuple[int, int]] | None = None,
+    *,
+    wraps: bool = True,
 ) -> Screen:
-    """The screen at the end; before some pieces the window gets another width and height."""
+    """The screen at the end; before some pieces the window gets another width and height.
+
+    `wraps`: whether it wraps its lines again where it becomes narrower, as xterm alone does not.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TERM", "xterm-256color")
+        patch.delenv("XTERM_VERSION", raising=False)
+        if not wraps:
+            patch.setenv("XTERM_VERSION", "XTerm(390)")
+        return _streamed(pieces, width, height, resizes or {}, wraps)
+
+
+def _streamed(
+    pieces: Iterable[str],
+    width: int,
+    height: int,
+    resizes: Mapping[int, tuple[int, int]],
+    wraps: bool,
+) -> Screen:
     output = io.StringIO()
     console = Console(
         file=output, force_terminal=True, width=width, height=height, color_system=None, _environ={}
@@ -99,11 +119,13 @@ def streamed(
     stream = MarkdownStream(console, clock=Clock(), interval=0)
     screen = Screen(width, height)
     for index, piece in enumerate(pieces):
-        if resizes and index in resizes:
+        if index in resizes:
             screen.feed(output.getvalue())
             output.seek(0)
             output.truncate()
             console.size = ConsoleDimensions(*resizes[index])
+            if wraps and resizes[index][0] < screen.width:
+                screen.narrow(resizes[index][0])
             screen.width, screen.height = resizes[index]
         stream.add(piece)
     stream.finish()
@@ -331,9 +353,10 @@ MARKDOWN = st.lists(
     st.integers(4, 40),
     st.integers(1, 40),
     st.dictionaries(st.integers(1, 40), st.tuples(st.integers(20, 100), st.integers(4, 40))),
+    st.booleans(),
 )
 def test_every_word_is_on_the_screen_in_order(
-    text: str, width: int, height: int, parts: int, resizes: dict[int, tuple[int, int]]
+    text: str, width: int, height: int, parts: int, resizes: dict[int, tuple[int, int]], wraps: bool
 ) -> None:
     numbers, words = count(), list[str]()
 
@@ -344,7 +367,9 @@ def test_every_word_is_on_the_screen_in_order(
     text = re.sub("[@§]", name, text)
     size = -(-len(text) // parts)
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
-    shown = "".join(streamed(pieces, width, height, resizes).text.replace("▌", "").split())
+    shown = "".join(
+        streamed(pieces, width, height, resizes, wraps=wraps).text.replace("▌", "").split()
+    )
     place = 0
     for word in words:
         assert word in shown
@@ -458,3 +483,12 @@ def test_a_list_as_deep_as_a_narrow_window(width: int) -> None:
     text = "".join(f"{'  ' * level}- word{level}\n" for level in range(12))
     words = at_once(text, width).replace("•", "").split()
     assert [word for word in words if word != "-"] == [f"word{level}" for level in range(12)]
+
+
+@pytest.mark.parametrize("width", [59, 40, 21])
+def test_a_terminal_that_becomes_narrower_shows_nothing_twice(width: int) -> None:
+    text = " ".join(f"word{number}" for number in range(40))
+    pieces = re.findall(r"\S+ ?", text)
+    shown = streamed(pieces, 60, 20, {20: (width, 20)}).text
+    assert shown.split() == text.split()
+    assert max(map(len, shown.splitlines())) <= width

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import sys
 import termios
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 from tests.cli.person import CTRL_C, CTRL_D, Person
 
 SERVE = """
-import itertools, sys
+import itertools, sys, time
 from quire.cli.main import main
 from quire.outputs import Delta
 from tests.cli.fake_chat_model import FakeChatModel, echo, words
@@ -25,6 +26,11 @@ from tests.cli.fake_chat_model import FakeChatModel, echo, words
 def script(messages, options):
     if messages[-1]["content"] == "long":
         return (Delta(text="word ", token_ids=(number,)) for number in itertools.count())
+    if messages[-1]["content"] == "slow":
+        def after_a_while():
+            time.sleep(3)
+            yield from words("At last.")
+        return after_a_while()
     if messages[-1]["content"] == "settings":
         return words(f"temperature is {options.get('temperature')}")
     return echo(messages, options)
@@ -128,6 +134,60 @@ def test_a_prompt_at_the_terminal_is_answered_once(tmp_path: Path) -> None:
         assert not (tmp_path / "data").exists()
     finally:
         person.close()
+
+
+def test_a_slow_model_says_that_it_reads(person: Person) -> None:
+    person.sees("(?m)^>")
+    person.type("slow\r")
+    person.sees("Reading the prompt")
+    person.type(CTRL_C)
+    person.sees("Stopped; your message was taken back")
+    person.sees("(?m)^>")
+    person.type("/retry\r")
+    person.sees("Reading the prompt")
+    person.sees("At last.")
+    person.type("/exit\r")
+    assert person.leaves() == 0
+    assert person.raw.count("\x1b[?25l") <= person.raw.count("\x1b[?25h")
+
+
+def test_one_answer_says_that_the_prompt_is_read(tmp_path: Path) -> None:
+    person = Person([*CHAT, "-p", "slow", "--stats"], tmp_path)
+    try:
+        person.sees("Reading the prompt ... 1 s")
+        person.sees("At last.")
+        person.sees("tokens · first after 3")
+        assert person.leaves() == 0
+        assert person.raw.count("\x1b[?25l") <= person.raw.count("\x1b[?25h")
+    finally:
+        person.close()
+
+
+def test_a_person_who_suspends_it_has_a_cursor(person: Person) -> None:
+    """Nobody would continue it here: there is no shell, so that it goes on at once."""
+    person.sees("(?m)^>")
+    person.type("slow\r")
+    person.sees("Reading the prompt")
+    assert person.raw.rindex("\x1b[?25l") > person.raw.rindex("\x1b[?25h")
+    person.process.send_signal(signal.SIGTSTP)
+    person.sees("Reading the prompt ... 1 s")
+    assert person.raw.rindex("\x1b[?25l") < person.raw.rindex("\x1b[?25h")
+    person.sees("At last.")
+    person.type("/exit\r")
+    assert person.leaves() == 0
+
+
+def test_a_long_pasted_text_stays_small(person: Person) -> None:
+    person.sees("(?m)^>")
+    text = "\r".join(f"line {number}" for number in range(300))
+    person.type(f"\x1b[200~{text}\x1b[201~ all")
+    person.sees(r"\[pasted text, 300 lines\] all")
+    person.type("\r")
+    person.sees("You said: line 0")
+    shown = person.sees("line 299 all")
+    assert "line 150" in shown
+    person.type("/exit\r")
+    assert person.leaves() == 0
 
 
 def test_tabs_are_pasted_as_tabs(person: Person) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from quire.cli.chat.editor import NO_EDITOR, find_editor
+from quire.cli.chat.folded_texts import FoldedTexts
 from quire.cli.chat.reader import CommandCompleter, TerminalReader, open_history
 from quire.cli.chat.slash_commands import COMMANDS
 from quire.options import OPTIONS_BY_NAME
@@ -59,7 +62,7 @@ def test_the_editor_changes_what_is_typed(
 ) -> None:
     """And it is not sent before Enter."""
     editor = tmp_path / "editor"
-    editor.write_text('#!/bin/sh\nprintf " and\\nmore\\n" >> "$1"\n')
+    editor.write_text('#!/bin/sh\nprintf "and\\nmore\\n" >> "$1"\n')
     editor.chmod(0o700)
     monkeypatch.setenv("VISUAL", str(editor))
     one = reader(keys)
@@ -68,18 +71,48 @@ def test_the_editor_changes_what_is_typed(
         keys.send_text(f"!{ENTER}") if buffer.text.endswith("more") else None
     )
     keys.send_text("one\x18\x05")
-    assert one.read(">") == "one and\nmore!"
+    assert one.read(">") == "one\nand\nmore!"
 
 
 def test_without_an_editor_a_text_is_changed_at_the_prompt(
     keys: PipeInput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.delenv("EDITOR", raising=False)
     keys.send_text(f"!{ENTER}")
     assert reader(keys).edit("answer>", "one") == "one!"
-    monkeypatch.setenv("EDITOR", "true")
+    monkeypatch.setenv("EDITOR", sys.executable + " -c pass")
     assert reader(keys).edit("answer>", "one") == "one"
+
+
+def test_without_an_editor_the_key_says_what_to_set(
+    keys: PipeInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.delenv("EDITOR", raising=False)
+    monkeypatch.setattr(
+        "quire.cli.chat.reader.note", lambda text: keys.send_text(f" {text[:9]}{ENTER}")
+    )
+    keys.send_text("one\x18\x05")
+    assert reader(keys).read(">") == f"one {NO_EDITOR[:9]}"
+
+
+def test_the_editor_that_was_chosen_comes_before_the_usual_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("vi", "nano"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o700)
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.delenv("EDITOR", raising=False)
+    assert find_editor() == "nano"
+    monkeypatch.setenv("EDITOR", "ed")
+    assert find_editor() == "ed"
+    monkeypatch.setenv("VISUAL", "code --wait")
+    assert find_editor() == "code --wait"
 
 
 def test_what_was_typed_before_the_first_prompt_is_not_lost(keys: PipeInput) -> None:
@@ -102,10 +135,26 @@ def test_the_history_is_kept_for_its_owner_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    open_history().append_string("a question\nof two lines")
-    assert list(open_history().load_history_strings()) == ["a question\nof two lines"]
+    open_history(FoldedTexts()).append_string("a question\nof two lines")
+    assert list(open_history(FoldedTexts()).load_history_strings()) == ["a question\nof two lines"]
     file = tmp_path / "quire" / "chat_history"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_history_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("quire.cli.chat.reader._MOST_HISTORY", 1000)
+    lines = [f"question {number}\n# of two lines" for number in range(40)]
+    history = open_history(FoldedTexts())
+    for line in lines:
+        history.append_string(line)
+    kept = list(open_history(FoldedTexts()).load_history_strings())
+    assert 0 < len(kept) < 20
+    assert kept == lines[: -len(kept) - 1 : -1]
+    file = tmp_path / "quire" / "chat_history"
+    assert file.stat().st_size <= 500
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [one.name for one in file.parent.iterdir()] == ["chat_history"]
 
 
 def test_without_a_place_the_history_is_in_memory(
@@ -113,7 +162,7 @@ def test_without_a_place_the_history_is_in_memory(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    assert isinstance(open_history(), InMemoryHistory)
+    assert isinstance(open_history(FoldedTexts()), InMemoryHistory)
 
 
 def completions(text: str) -> list[str]:
@@ -135,4 +184,6 @@ def test_completion(tmp_path: Path) -> None:
     assert completions("/help temp") == ["/help temperature"]
     assert completions("/think o") == ["/think on", "/think off"]
     assert completions(f"/load {tmp_path}/ch") == [f"/load {tmp_path}/chat.json"]
+    assert completions(f"read @{tmp_path}/ch") == [f"read @{tmp_path}/chat.json"]
+    assert completions(f"a@{tmp_path}/ch") == []
     assert completions("hello /") == completions("//") == completions("/clear ") == []

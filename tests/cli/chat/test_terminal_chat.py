@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from quire.cli.chat.clipboard import copy_text
 from quire.cli.chat.session import SETTINGS
 from quire.cli.chat.slash_commands import COMMANDS
 from quire.cli.chat.terminal_chat import TerminalChat
-from quire.errors import GenerationError
+from quire.errors import ConfigError, GenerationError
 from quire.messages import ToolCall
 from quire.options import OPTIONS_BY_NAME
 from quire.outputs import Delta, TextPart
@@ -96,7 +97,7 @@ def test_set_alone_shows_values_and_where_they_come_from() -> None:
         ("/set temprature 1", "did you mean 'temperature'"),
         ("/set temperature -1", "temperature"),
         ("/set seed", "seed is not set"),
-        ("/think maybe", "on or off"),
+        ("/think maybe", "/think takes on, off"),
         ("/save", "Which file?"),
         ("/load /nowhere.json", "No such file"),
         ("/tools /nowhere.json", "Cannot read"),
@@ -113,6 +114,18 @@ def test_a_wrong_command_is_one_line_and_the_session_lives(line: str, text: str)
 def test_every_command_is_in_the_help() -> None:
     _, _, shown = converse("/help")
     assert all(command in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_help_fits_the_terminal(width: int) -> None:
+    chat, _, _ = converse()
+    output = io.StringIO()
+    chat.console = Console(file=output, width=width, highlight=False)
+    chat.take("/help")
+    commands = output.getvalue().partition("\n\n")[0].splitlines()
+    assert max(map(len, commands)) < width
+    assert [line.split()[0] for line in commands if line.startswith("/")] == list(COMMANDS)
+    assert (len(commands) == len(COMMANDS)) == (width == 200)
 
 
 def test_help_on_a_setting_is_what_the_table_says() -> None:
@@ -378,3 +391,90 @@ def test_figures_on_request() -> None:
 )
 def test_how_an_answer_ended_is_said(deltas: list[Any], text: str) -> None:
     assert text in converse("one", script=lambda messages, options: deltas)[2]
+
+
+# --- thoughts, and the clipboard -------------------------------------------------------------------
+
+
+def thinking(messages: Any, options: Any) -> list[Any]:
+    return [
+        gained(reasoning="Let me see.", token_ids=(1, 2)),
+        gained("So.", finish_reason="stop"),
+    ]
+
+
+def test_thoughts_are_hidden_and_kept_in_the_conversation() -> None:
+    chat, _, shown = converse("/think hide", "one", "/think show", "two", script=thinking)
+    assert shown.count("Let me see.") == 1
+    assert shown.count("So.") == 2
+    assert [turn.message.get("reasoning_content") for turn in chat.session.turns[1::2]] == [
+        "Let me see.",
+        "Let me see.",
+    ]
+
+
+def test_how_much_is_thought() -> None:
+    _, model, shown = converse("/think high", "one", "/think off", "two")
+    first, second = model.requests
+    assert (first["enable_thinking"], first["reasoning_effort"]) == (True, "high")
+    assert second["enable_thinking"] is False
+    assert "reasoning_effort" not in second
+    assert "Thinking: on, high effort." in shown
+
+
+CODE = "Run this:\n\n```sh\nls\n```\n\nor this:\n\n```python\nif x:\n\ty\n```\n"
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that copies: what it was given is in this file."""
+    program, file = tmp_path / "wl-copy", tmp_path / "clipboard"
+    program.write_text(f"#!/bin/sh\n/bin/cat > '{file}'\n")
+    program.chmod(0o700)
+    for name in ("TMUX", "DISPLAY", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return file
+
+
+def test_the_last_answer_is_copied(copied: Path) -> None:
+    _, _, shown = converse("one", "/copy", script=lambda messages, options: words(CODE))
+    assert copied.read_text() == CODE
+    assert "Copied 12 lines by wl-copy." in shown
+
+
+def test_the_last_code_is_copied(copied: Path) -> None:
+    converse("one", "/copy code", script=lambda messages, options: words(CODE))
+    assert copied.read_text() == "if x:\n\ty\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        (("/copy",), "no answer to copy"),
+        (("one", "/copy code"), "no block of code"),
+        (("one", "/copy all"), "nothing or code"),
+    ],
+)
+def test_nothing_to_copy(lines: tuple[str, ...], text: str) -> None:
+    assert text in converse(*lines)[2]
+
+
+def test_without_a_program_the_terminal_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("TERM", "xterm")
+    output = Terminal()
+    assert "OSC 52" in copy_text("é", output)
+    assert output.getvalue() == "\x1b]52;c;w6k=\x07"
+    with pytest.raises(ConfigError, match="too long"):
+        copy_text("a" * 100_000, output)
+    with pytest.raises(ConfigError, match="Nothing here copies"):
+        copy_text("a", io.StringIO())
+    monkeypatch.setenv("TERM", "dumb")
+    with pytest.raises(ConfigError, match="Nothing here copies"):
+        copy_text("a", output)

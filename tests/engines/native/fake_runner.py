@@ -87,6 +87,7 @@ class FakeRunner:
         self.batches: list[Batch] = []
         self.closed = False
         self.hidden = np.empty((0, HIDDEN), np.float32)
+        self.step_progress = 1.0
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         self._check(batch)

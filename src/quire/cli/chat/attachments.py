@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,13 @@ SUFFIXES: dict[str, Kind] = {
 """What tells a dropped file's kind; the commands take files of any name."""
 
 _ENDINGS = re.compile(rf"(?:{'|'.join(map(re.escape, SUFFIXES))})(?=\s|\Z)", re.IGNORECASE)
+_NAMED = re.compile(rf"(?<!\S)@({SHELL_WORD})", re.DOTALL)
+_BEHIND_NAMES = ".,;:!?)"
+"""Signs that may stand behind a file's name in a sentence."""
 _HEIC = (".heic", ".heif")
 _BEGIN = re.compile(r"""(?<!\S)(?=['"]?(?:/(?!/)|~|file://))""", re.IGNORECASE)
 _WORD = re.compile(SHELL_WORD, re.DOTALL)
+_MOST_MATCHES = 100
 _MOST_BLANKS = 50
 """Endings that are tried of a path that was pasted with its blanks as they are."""
 
@@ -56,10 +61,27 @@ def read_sources(kind: Kind, argument: str) -> list[Media]:
 def read_files(argument: str) -> list[Attachment]:
     """Files of any kind: media by their names, texts and PDFs by their content.
 
+    A name may be a pattern (`src/**/*.py`) of several.
+
     Raises:
         MediaError: one of them cannot be attached; then none is.
     """
-    return [read_file(word) for word in shell_words(argument)]
+    return [read_file(name) for word in shell_words(argument) for name in _matching(word)]
+
+
+def _matching(word: str) -> list[str]:
+    """The files that a pattern matches; a name that is none is itself."""
+    path = local_path(word) if scheme_of(word) is None else None
+    if path is None or os.path.lexists(path) or not glob.has_magic(path):
+        return [word]
+    found = sorted(one for one in glob.iglob(path, recursive=True) if is_file(one))
+    if not found:
+        raise MediaError(f"No file matches {word}.")
+    if len(found) > _MOST_MATCHES:
+        raise MediaError(
+            f"{word} matches {len(found):,} files; at most {_MOST_MATCHES} go at once."
+        )
+    return found
 
 
 def read_file(name: str) -> Attachment:
@@ -106,6 +128,30 @@ def split_dropped(text: str) -> tuple[list[Attachment], str]:
 def begins_with_dropped(text: str) -> bool:
     """Whether the line begins with a dropped file, whose slash then begins no command."""
     return bool(_BEGIN.match(text)) and _dropped_at(text, 0, any_file=True) is not None
+
+
+def split_named(text: str) -> tuple[list[Attachment], str]:
+    """Split a text into the files that it names with an @ before their paths, and the rest.
+
+    The path stays in the text where something else does. A word whose file is not there is text.
+
+    Raises:
+        MediaError: such a file may not be read.
+    """
+    files: list[Attachment] = []
+    rest, between, end = "", "", 0
+    for match in _NAMED.finditer(text):
+        for word in (match[1], match[1].rstrip(_BEHIND_NAMES)):
+            path = local_path(unquoted(word))
+            if word and path is not None and is_file(path):
+                files.append(read_file(path))
+                between += text[end : match.start()]
+                rest += text[end : match.start()] + unquoted(word)
+                end = match.start(1) + len(word)
+                break
+    if not files:
+        return [], text
+    return files, rest + text[end:] if (between + text[end:]).strip() else ""
 
 
 def _dropped_at(text: str, start: int, *, any_file: bool) -> tuple[str, int] | None:

@@ -95,6 +95,35 @@ STYLES: Mapping[Ground, Mapping[str, str]] = {
 }
 """Each style by its name. Where the ground is not known, no colour is read on every one."""
 
+_PROMPT: Mapping[str, str] = {
+    # Without a ground of their own: what is read on the terminal's is read in them.
+    "completion-menu": "noinherit",
+    "completion-menu.completion.current": "noinherit reverse",
+    "completion-menu.meta.completion": "noinherit dim",
+    "completion-menu.meta.completion.current": "noinherit reverse",
+    "scrollbar.background": "noinherit",
+    "scrollbar.button": "noinherit reverse",
+    "folded": "italic",
+    "search": "noinherit underline",
+    "selected": "reverse",
+}
+PROMPT_STYLES: Mapping[Ground, Mapping[str, str]] = {
+    "dark": {
+        **_PROMPT,
+        "completion-menu.completion": "noinherit ansicyan",
+        "completion-menu.completion.current": "noinherit ansicyan reverse",
+        "folded": "italic ansicyan",
+    },
+    "light": {
+        **_PROMPT,
+        "completion-menu.completion": "noinherit ansimagenta",
+        "completion-menu.completion.current": "noinherit ansimagenta reverse",
+        "folded": "italic ansimagenta",
+    },
+    "unknown": _PROMPT,
+}
+"""The same for prompt_toolkit, which draws the prompt, by its own names."""
+
 
 def chat_console(ground: Ground, **options: Any) -> Console:
     """A console with the colours for a ground."""

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from quire import __version__
 from quire.characters import harmless
 from quire.cli.terminal import is_terminal, note, read_message_text, read_piped_text, show_log
-from quire.cli.words import Flag, MakeModel, Value, read_start
+from quire.cli.words import Flag, MakeModel, Start, Value, read_start
 from quire.errors import ConfigError, MessageError
 
 # `quire --help` waits for none of what a chat needs: functions import it.
@@ -23,6 +23,7 @@ from quire.errors import ConfigError, MessageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from quire.chat import ChatModel
     from quire.cli.chat.chat_info import ChatInfo
     from quire.cli.chat.keeping import Keeping
 
@@ -41,6 +42,12 @@ class ChatOptions:
         tuple[str, ...], Parameter(name=["--file", "-f"], negative=(), show_default=False)
     ] = ()
     """A file that goes with the prompt: text, a PDF, a picture, a sound or a video; several times."""
+    system: Annotated[str | None, Parameter(name=["--system", "-s"], show_default=False)] = None
+    """The system message; a file of it where it begins with @."""
+    code: Annotated[bool, Parameter(name=["--code", "-x"], negative=(), show_default=False)] = False
+    """Write the first block of code of the answer alone, or all of an answer that has none."""
+    stats: Flag = False
+    """Say after an answer how many tokens it has, and how fast they came."""
     json: Flag = False
     """Write the answer as one JSON object: its text, thought, calls, end and tokens."""
     schema: Value = None
@@ -66,8 +73,10 @@ def run_chat(words: Sequence[str], options: ChatOptions, make_model: MakeModel) 
     show_log(logging.WARNING)
     if answers_once:
         return _answer_once(words, options, prompt, make_model)
-    if options.json or options.schema is not None:
-        raise ConfigError("--json and --schema are for one answer: give a prompt, or pipe it in.")
+    if options.json or options.code or options.schema is not None:
+        raise ConfigError(
+            "--json, --schema and --code are for one answer: give a prompt, or pipe it in."
+        )
     chat_in_terminal(words, options, make_model)
     return 0
 
@@ -89,17 +98,33 @@ def _answer_once(
         keeping.go_on(last, session)
     if options.tools is not None:
         session.tools = _tools(options)
-    form = Form.read(options.json, options.schema, calls=options.tools is not None)
+    form = Form.read(
+        options.json, options.schema, calls=options.tools is not None, code=options.code
+    )
+    if options.system is not None:
+        session.system = _text(options.system)
     session.attached = [read_file(name) for name in options.file]
     session.add_user(_read_question(prompt, sys.stdin))
     if start.is_demo and last is None:
         note("No model was named: quire's small demo model answers.")
-    with make_model(start.arguments) as model:
+    with _loaded(start, make_model) as model:
         wanted = {**start.options, **session.settings, **given}
-        code = write_answer(model, session, sys.stdout, wanted, form)
+        code = write_answer(model, session, sys.stdout, wanted, form, stats=options.stats)
     if keeping is not None and (remark := keeping.keep(session)):
         note(remark)
     return code
+
+
+def _loaded(start: Start, make_model: MakeModel) -> ChatModel:
+    """The model of the one answer; a person at the terminal sees that it is loaded."""
+    if not (is_terminal(sys.stdout) and is_terminal(sys.stderr)):
+        return make_model(start.arguments)
+    from quire.cli.chat.loaded_model import loading
+    from quire.cli.hub import fetch_models
+
+    fetch_models(start.arguments)
+    with loading(start):
+        return make_model(start.arguments)
 
 
 def _continued(words: Sequence[str], options: ChatOptions) -> tuple[Sequence[str], int | None]:
@@ -136,6 +161,13 @@ def _tools(options: ChatOptions) -> list[dict[str, Any]]:
     from quire.messages import read_tools
 
     return [dict(tool) for tool in read_tools(json_text(options.tools))] if options.tools else []
+
+
+def _text(given: str) -> str:
+    """A text, or that of a file whose path stands behind an @."""
+    from quire.cli.chat.files import path_of, read_text
+
+    return read_text(path_of(given[1:])).removesuffix("\n") if given[:1] == "@" else given
 
 
 def _split_prompt(words: Sequence[str], given: str | None) -> tuple[str | None, list[str]]:
@@ -179,6 +211,7 @@ def chat_in_terminal(words: Sequence[str], options: ChatOptions, make_model: Mak
     from quire.cli.chat.terminal_chat import TerminalChat
 
     tools = _tools(options)
+    system = None if options.system is None else _text(options.system)
     given = read_start(words).options
     words, last = _continued(words, options)
     ground, typed = ask_ground()
@@ -209,18 +242,28 @@ def chat_in_terminal(words: Sequence[str], options: ChatOptions, make_model: Mak
                 chat.session.set(name, value)
         if options.tools is not None:
             chat.session.tools = tools
+        if system is not None:
+            chat.session.system = system
+        chat.show_stats = options.stats
         if options.file:
             chat.attach([read_file(name) for name in options.file])
         chat.run()
 
 
 def greet(console: Console, info: ChatInfo, *, is_demo: bool = False) -> None:
-    """Say in one line what answers here, and how to go on."""
+    """Say in one line what answers here, and how to go on; a narrow terminal gets less of it."""
+    from rich.cells import cell_len
     from rich.text import Text
 
-    yours = " · yours: quire chat FOLDER" if is_demo else ""
-    line = Text.assemble(
-        (f"quire {__version__}", "bold"), f" · {harmless(info.name)}", (f"{yours} · /help", "dim")
-    )
-    console.print(line)
+    from quire.cli.chat.keeping import short_name
+
+    program, end = f"quire {__version__} · ", " · /help"
+    name = harmless(info.name)
+    room = max(console.width - len(program) - len(end), 1)
+    named = Text(name if cell_len(name) <= room else short_name(name))
+    named.truncate(room, overflow="ellipsis")
+    yours = " · yours: quire chat FOLDER"
+    if is_demo and len(yours) + named.cell_len <= room:
+        end = yours + end
+    console.print(Text.assemble((f"quire {__version__}", "bold"), " · ", named, (end, "dim")))
     console.print()

@@ -13,6 +13,9 @@ from quire.errors import QuireError
 
 _PATH_ENDINGS = ("_path", "_file", "_folder", "_dir", "_config")
 
+_FIRST = "Kept on this machine; /keep says more."
+"""Said once, and so short that it is one line of a narrow terminal."""
+
 
 class Keeping:
     """Keeps one conversation after another in a store, as long as it is `on`."""
@@ -53,10 +56,7 @@ class Keeping:
             return f"{error} This conversation is not kept any further; /keep on tries again."
         self._kept = content
         if is_first:
-            return (
-                f"Conversations are kept on this machine, in {self.store.path}: quire chat -c goes on "
-                "with the last, /keep off keeps none, /forget deletes."
-            )
+            return _FIRST
         if before is not None and self.chat.number != before.number:
             return (
                 f"Conversation {before.number} was changed elsewhere meanwhile: this one is kept as "

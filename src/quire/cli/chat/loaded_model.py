@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.status import Status
-from rich.text import Text
 
 from quire.characters import harmless
+from quire.cli.chat.keeping import short_name
+from quire.cli.chat.waiting import Waiting
 from quire.cli.hub import fetch_models
 from quire.cli.terminal import no_echo
 from quire.cli.words import MakeModel, Start, read_start
@@ -49,7 +49,7 @@ class LoadedModel:
         self.model.close()
         try:
             self.model = self._load(start)
-        except QuireError:
+        except (QuireError, KeyboardInterrupt):
             self.model = self._load(self.start)
             raise
         self.words, self.start = tuple(words), start
@@ -61,10 +61,14 @@ class LoadedModel:
     def _load(self, start: Start) -> ChatModel:
         with no_echo():
             fetch_models(start.arguments)
-            with Status(
-                Text(f"Loading {harmless(start.name)} ..."), console=Console(file=sys.stderr)
-            ):
+            with loading(start):
                 return self._make_model(start.arguments)
+
+
+def loading(start: Start) -> Waiting:
+    """The line that stands while a model is loaded; nothing where errors go to no terminal."""
+    console = Console(file=sys.stderr, highlight=False)
+    return Waiting(console, lambda: f"Loading {harmless(short_name(start.name))} ...")
 
 
 def _find(start: Start) -> None:

@@ -6,14 +6,16 @@ of it than fits the screen, so that nothing flickers and nothing is cut.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.control import Control
 from rich.live import Live
-from rich.segment import Segment
+from rich.segment import ControlType, Segment
 
 from quire.cli.chat.markdown_lines import DrawnRow, Line, Printed, render
 from quire.cli.chat.markdown_parser import parse
@@ -58,6 +60,8 @@ class MarkdownStream:
         self._printed = Printed()  # what of the growing block is printed for good
         self._any_block = False
         self._live: Live | None = None
+        self._drawn: list[int] = []  # the columns of each line that can be drawn over
+        self._drawn_width = 0  # of the terminal, then
 
     def add(self, text: str) -> None:
         """Take the next text, and draw it if the last drawing is long enough ago."""
@@ -121,12 +125,34 @@ class MarkdownStream:
                 console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop"
             )
             live.start()
+        self._go_up_what_was_wrapped()
         live.update(RenderedLines(lines), refresh=True)
+        self._drawn = [Segment.get_line_length(line) for line in lines]
+        self._drawn_width = self._console.width
+
+    def _go_up_what_was_wrapped(self) -> None:
+        """Erase the rows by which the lines that stand have grown, since a narrower terminal wraps them.
+
+        rich goes up as many rows as it has drawn.
+        """
+        width = self._console.width
+        if width >= self._drawn_width or not _wraps_again():
+            return
+        more = sum((columns - 1) // width for columns in self._drawn if columns)
+        erase = ((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
+        self._console.control(Control(ControlType.CARRIAGE_RETURN, *erase * more))
 
     def _stop_live(self) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _wraps_again() -> bool:
+    """Whether the terminal wraps what stands in it when it becomes narrower; all but a few old ones do."""
+    term = os.environ.get("TERM", "")
+    is_screen = term.startswith("screen") and "TMUX" not in os.environ
+    return "XTERM_VERSION" not in os.environ and not is_screen and term != "linux"
 
 
 def _lines(rows: Iterable[DrawnRow]) -> list[Line]:

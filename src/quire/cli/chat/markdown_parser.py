@@ -28,6 +28,11 @@ def parse(text: str) -> list[Token]:
     return _PARSER.parse(text)
 
 
+def code_blocks(text: str) -> list[str]:
+    """The content of each block of code, in order."""
+    return [token.content for token in parse(text) if token.type in ("fence", "code_block")]
+
+
 # --- formulas ----------------------------------------------------------------------------------------
 #
 # Their backslashes are no escapes, their stars and underscores no emphasis, and their lines no lists.

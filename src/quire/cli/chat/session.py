@@ -137,6 +137,14 @@ class Session:
             return None
         return str(last.get("content") or "")
 
+    @property
+    def last_text(self) -> str:
+        """The text of the last answer that has any."""
+        for turn in reversed(self.turns):
+            if turn.message["role"] == "assistant" and turn.message.get("content"):
+                return str(turn.message["content"])
+        return ""
+
     def change_answer(self, text: str) -> None:
         """Give the last answer another text."""
         last = self.turns.pop()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from textwrap import wrap
 from typing import Any
 
 from quire.arguments import GeneratingArguments, parse_scalar
 from quire.cli.chat.attachments import labels, read_files, read_sources
 from quire.cli.chat.files import json_text
+from quire.cli.chat.markdown_parser import code_blocks
 from quire.cli.chat.session import SETTINGS
 from quire.cli.chat.slash_kept import KEPT
 from quire.cli.chat.slash_table import OFF, ON_OR_OFF, Chat, CommandTable, Leave, SlashCommand
-from quire.cli.chat.text_files import TextFile
+from quire.cli.chat.text_files import TextFile, size_of
 from quire.errors import RequestError, nearest
 from quire.media.placement import KINDS, Kind
 from quire.messages import read_tools
@@ -24,19 +26,14 @@ _SETTINGS: Mapping[str, str] = {
     for one in sorted(OPTIONS, key=lambda one: one.name)
     if one.name in SETTINGS
 }
-OTHER_NAMES: Mapping[str, str] = {
-    "/?": "/help",
-    "/bye": "/exit",
-    "/new": "/clear",
-    "/q": "/exit",
-    "/quit": "/exit",
-    "/read": "/file",
-    "/regen": "/retry",
-    "/regenerate": "/retry",
-    "/reset": "/clear",
-    "/show": "/info",
-}
-"""What other programs call a command."""
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is a command's, be it a misspelt one.
+
+    Several lines that begin with a slash are a text that was pasted, unless they name a command.
+    """
+    return line.startswith("/") and ("\n" not in line or line.split(maxsplit=1)[0] in COMMANDS)
 
 
 def run_command(chat: Chat, line: str) -> None:
@@ -48,7 +45,7 @@ def run_command(chat: Chat, line: str) -> None:
     """
     name, _, argument = line.partition(" ")
     name = name.rstrip()
-    command = COMMANDS.get(OTHER_NAMES.get(name, name))
+    command = COMMANDS.get(name)
     if command is None:
         raise RequestError(
             f"No command {name}{nearest(name, COMMANDS)} (/help lists them; begin with // to send a slash)"
@@ -60,7 +57,9 @@ def run_command(chat: Chat, line: str) -> None:
 def _help(chat: Chat, argument: str) -> None:
     command = COMMANDS.get(f"/{argument.removeprefix('/')}")
     if not argument:
-        chat.say(_help_on_all())
+        chat.say(_help_on_all(chat.width))
+    elif argument in ("keys", "shortcuts"):
+        chat.say("\n".join(_KEYS))
     elif command is not None:
         lines = [f"{command.name} {command.usage}  {command.help}"]
         if command.name == "/set":
@@ -79,17 +78,29 @@ def _help_on_setting(option: Option) -> str:
     return f"{option.name}: {option.type}{default}. {option.meaning}"
 
 
-def _help_on_all() -> str:
-    width = max(len(f"{command.name} {command.usage}") for command in COMMANDS.values())
-    lines = [f"{f'{c.name} {c.usage}':<{width}}  {c.help}" for c in COMMANDS.values()]
-    lines += [
-        "",
-        "Enter sends; Alt-Enter, or \\ at the line's end, begins a new line. // sends a slash.",
-        '""" begins several lines, and """ ends them; Ctrl-X Ctrl-E opens $EDITOR.',
-        "A file dropped on the terminal is attached; in `...` its path is text.",
-        "Ctrl-C stops an answer; Ctrl-D leaves.",
-    ]
-    return "\n".join(lines)
+def _help_on_all(width: int) -> str:
+    """Two columns or, on a narrow terminal, each command with its meaning below it."""
+    names = [f"{command.name} {command.usage}".rstrip() for command in COMMANDS.values()]
+    column = max(map(len, names)) + 2
+    is_narrow = width < 2 * column
+    indent = 2 if is_narrow else column
+    lines: list[str] = []
+    for name, command in zip(names, COMMANDS.values(), strict=True):
+        told = wrap(command.help, max(width - 1 - indent, 20))
+        if is_narrow:
+            lines.append(name)
+        else:
+            lines.append(f"{name:<{column}}{told.pop(0)}")
+        lines += [f"{'':{indent}}{line}" for line in told]
+    return "\n".join([*lines, "", *_KEYS])
+
+
+_KEYS = (
+    "Enter sends; Alt-Enter, or \\ at the line's end, begins a new line. // sends a slash.",
+    '""" begins several lines, and """ ends them; Ctrl-X Ctrl-E opens the editor.',
+    "A file dropped on the terminal, or named as @PATH, is attached; in `...` its path is text.",
+    "Ctrl-C stops an answer; Ctrl-D leaves.",
+)
 
 
 @_TABLE.command("/system", "[TEXT|off]", "the system message; without text, show it")
@@ -136,7 +147,7 @@ def _say_what_is_attached(chat: Chat) -> None:
 @_TABLE.command(
     "/file",
     "[PATH ...|off]",
-    "send files of any kind with the next message",
+    "send files of any kind with the next message; a pattern takes several",
     words=OFF,
     takes_path=True,
 )
@@ -165,10 +176,7 @@ for _kind in KINDS:
     "/set", "[NAME VALUE]", "a sampling setting; without a name, show all", words=_SETTINGS
 )
 def _set(chat: Chat, argument: str) -> None:
-    # Ollama's form of it.
-    name, value = _name_and_value(argument.removeprefix("parameter "))
-    if name in _SET_ELSEWHERE and name not in SETTINGS:
-        raise RequestError(_SET_ELSEWHERE[name])
+    name, value = _name_and_value(argument)
     if value is not None:
         typed = None if value in ("default", "none", "null") else parse_scalar(value)
         chat.session.set(name, typed)
@@ -180,20 +188,6 @@ def _set(chat: Chat, argument: str) -> None:
     chosen = {name: rows[name]} if name else rows
     width = max(map(len, chosen))
     chat.say("\n".join(f"{key:<{width}} = {text}" for key, text in chosen.items()))
-
-
-_SET_ELSEWHERE: Mapping[str, str] = {
-    "system": "/system TEXT sets the system message.",
-    "think": "/think on has a model think first.",
-    "nothink": "/think off has no model think first.",
-    "verbose": "/stats on shows figures after each answer.",
-    "quiet": "/stats off shows none.",
-    "format": 'A form is set so: /set response_format {"type": "json_object"}.',
-    "wordwrap": "The terminal itself wraps code; other text is wrapped between words.",
-    "history": "/keep on or off says whether conversations are kept.",
-    "nohistory": "/keep off keeps no conversations.",
-}
-"""What other programs set so, and what does it here."""
 
 
 def _name_and_value(argument: str) -> tuple[str, str | None]:
@@ -255,11 +249,8 @@ def _edit(chat: Chat, argument: str) -> None:
     before = session.question if argument else session.answer
     if before is None:
         raise RequestError(f"There is no {argument or 'answer'} of text to change")
-    try:
-        text = chat.edit(f"{argument or 'answer'}>", before)
-    except (KeyboardInterrupt, EOFError):
-        text = before
-    if text == before:
+    text = chat.edit(f"{argument or 'answer'}>", before)
+    if text is None or text == before:
         chat.say("Nothing was changed.")
         return
     if argument:
@@ -268,6 +259,26 @@ def _edit(chat: Chat, argument: str) -> None:
     else:
         session.change_answer(text)
         chat.say("The answer was changed; /continue goes on with it.")
+
+
+@_TABLE.command(
+    "/copy",
+    "[code]",
+    "the last answer into the clipboard, or its last block of code",
+    words={"code": "the last block of code alone"},
+)
+def _copy(chat: Chat, argument: str) -> None:
+    if argument not in ("", "code"):
+        raise RequestError(f"/copy takes nothing or code, not {argument!r}")
+    text = chat.session.last_text
+    if not text:
+        raise RequestError("There is no answer to copy")
+    if argument:
+        blocks = code_blocks(text)
+        if not blocks:
+            raise RequestError("The last answer has no block of code")
+        text = blocks[-1]
+    chat.say(f"Copied {size_of(text)} {chat.copy(text)}.")
 
 
 @_TABLE.command(
@@ -286,12 +297,40 @@ def _tools(chat: Chat, argument: str) -> None:
     chat.say(f"Tools: {', '.join(names)}." if names else "No tools.")
 
 
-@_TABLE.command("/think", "[on|off]", "whether a reasoning model thinks first", words=ON_OR_OFF)
+_THINK: Mapping[str, str] = {
+    "on": "the model thinks first",
+    "off": "it does not",
+    "low": "a little, where the model knows of that",
+    "medium": "",
+    "high": "",
+    "hide": "its thoughts are not shown",
+    "show": "they are",
+}
+
+
+@_TABLE.command(
+    "/think",
+    "[on|off|high|hide]",
+    "whether a model thinks first, how much (low, medium, high), and whether that is shown",
+    words=_THINK,
+)
 def _think(chat: Chat, argument: str) -> None:
-    if argument:
-        chat.session.enable_thinking = _on_or_off(argument, "/think")
-    state = {None: "as configured", True: "on", False: "off"}[chat.session.enable_thinking]
-    chat.say(f"Thinking: {state}.")
+    if argument and argument not in _THINK:
+        raise RequestError(f"/think takes {', '.join(_THINK)}, not {argument!r}")
+    session = chat.session
+    if argument in ("on", "off"):
+        session.enable_thinking = argument == "on"
+        if argument == "off":
+            session.set("reasoning_effort", None)
+    elif argument in ("hide", "show"):
+        chat.hides_thoughts = argument == "hide"
+    elif argument:
+        session.set("reasoning_effort", argument)
+        session.enable_thinking = True
+    state = {None: "as configured", True: "on", False: "off"}[session.enable_thinking]
+    effort = session.settings.get("reasoning_effort")
+    words = [state, f"{effort} effort" if effort else "", "hidden" * chat.hides_thoughts]
+    chat.say(f"Thinking: {', '.join(filter(None, words))}.")
 
 
 @_TABLE.command("/stats", "[on|off]", "tokens a second and time to first token", words=ON_OR_OFF)

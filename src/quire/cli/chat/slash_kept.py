@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
 
 from quire.cli.chat.chat_store import KeptChat
 from quire.cli.chat.files import path_of, read_text, shell_words, write_whole
@@ -16,6 +18,11 @@ from quire.errors import ConfigError, RequestError
 
 KEPT = CommandTable()
 _MARKDOWN = (".md", ".markdown")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MODEL = 20
+"""The most columns of a model's name in a list."""
+_WIDE = 60
+"""Columns from which on a list has room for the models."""
 
 
 @KEPT.command("/resume", "[NUMBER|WORDS]", "go on with a kept conversation; without a number, list")
@@ -40,20 +47,38 @@ def _chosen(chat: Chat, wanted: str) -> int | None:
         )
     if wanted and len(found) == 1:
         return found[0].number
-    chat.say("\n".join(_row(kept, chat.width) for kept in found))
-    try:
-        answer = chat.ask("number>").strip()
-    except (KeyboardInterrupt, EOFError):
-        return None
+    chat.say("\n".join(chat_rows(found, chat.width, time.time())))
+    answer = (chat.ask("number>") or "").strip()
     if answer and not re.fullmatch(r"\d{1,9}", answer):
         raise RequestError(f"{answer!r} is no number; /resume WORDS finds conversations")
     return int(answer) if answer else None
 
 
-def _row(kept: KeptChat, width: int) -> str:
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.changed))
-    row = f"{kept.number:>4}  {when}  {set_cell_size(kept.model, 16)}  {kept.title}"
-    return set_cell_size(row, max(width - 1, 20)).rstrip()
+def chat_rows(chats: Sequence[KeptChat], width: int, now: float) -> list[str]:
+    """A line for each: its number, when it was changed, its title; its model where there is room."""
+    numbers = max(len(str(chat.number)) for chat in chats)
+    whens = [_when(chat.changed, now) for chat in chats]
+    when_width = max(map(len, whens))
+    models = [set_cell_size(chat.model, _MODEL).rstrip() for chat in chats]
+    beside = max(map(cell_len, models)) + 2 if width >= _WIDE and len(set(models)) > 1 else 0
+    room = max(width - 1 - numbers - 2 - when_width - 2 - beside, 8)
+    room = min(room, max(cell_len(chat.title) for chat in chats))
+    lines: list[str] = []
+    for chat, when, model in zip(chats, whens, models, strict=True):
+        title = Text(chat.title)
+        title.truncate(room, overflow="ellipsis", pad=bool(beside))
+        line = f"{chat.number:>{numbers}}  {when:<{when_width}}  {title.plain}"
+        lines.append(f"{line}  {model}" if beside else line)
+    return lines
+
+
+def _when(changed: float, now: float) -> str:
+    """The time of a day that is today's, the day of this year, or the month of another."""
+    then, today = time.localtime(changed), time.localtime(now)
+    if then[:3] == today[:3]:
+        return time.strftime("%H:%M", then)
+    month = _MONTHS[then.tm_mon - 1]
+    return f"{month} {then.tm_mday}" if then.tm_year == today.tm_year else f"{month} {then.tm_year}"
 
 
 @KEPT.command(
@@ -81,6 +106,10 @@ def _load(chat: Chat, argument: str) -> None:
     path = path_of(argument)
     if path.is_dir():
         raise RequestError(f"{path} is a folder: /model {argument} changes the model")
+    if not path.exists():
+        raise RequestError(
+            f"No such file: {path}; /model NAME changes the model, /resume goes on with what is kept"
+        )
     chat.session.load(path)
     if chat.keeping is not None:
         chat.keeping.begin_anew()
@@ -101,6 +130,8 @@ def _keep(chat: Chat, argument: str) -> None:
     left = ""
     if not keeping.on and keeping.chat is not None:
         left = f" What was kept until now stays as {keeping.chat.number}; /forget deletes it."
+    elif keeping.on:
+        left = " quire chat -c goes on with the last, /keep off keeps none, /forget deletes."
     chat.say(f"This conversation is {keeping.state()}.{left}")
 
 
@@ -109,7 +140,7 @@ def _forget(chat: Chat, argument: str) -> None:
     keeping = _keeping(chat)
     this = keeping.chat
     if argument == "all":
-        if chat.ask("delete all that are kept? yes>").strip() != "yes":
+        if (chat.ask("delete all that are kept? yes>") or "").strip() != "yes":
             chat.say("Nothing was changed.")
             return
         count = keeping.store.forget()

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from quire.characters import harmless
-from quire.cli.chat.answer import Answer, AnswerView, receive, show_call
+from quire.cli.chat.answer import Answer, receive
+from quire.cli.chat.answer_view import AnswerView, show_call
 from quire.cli.chat.attachments import (
     Attachment,
     begins_with_dropped,
@@ -20,20 +21,26 @@ from quire.cli.chat.attachments import (
     name_of,
     shown_text,
     split_dropped,
+    split_named,
 )
 from quire.cli.chat.chat_info import ChatInfo
+from quire.cli.chat.clipboard import copy_text
+from quire.cli.chat.editor import NO_EDITOR, find_editor
+from quire.cli.chat.folded_texts import shortened
 from quire.cli.chat.keeping import Keeping, kept_words, short_name
 from quire.cli.chat.markdown import MarkdownStream
+from quire.cli.chat.other_programs import in_our_words
 from quire.cli.chat.session import Session
-from quire.cli.chat.slash_commands import run_command
+from quire.cli.chat.slash_commands import is_command, run_command
 from quire.cli.chat.slash_table import Leave
 from quire.cli.chat.text_files import TextFile
-from quire.cli.terminal import MARKS, closed_terminal, no_echo, told_fault
+from quire.cli.chat.waiting import AnswerProgress, Waiting
+from quire.cli.terminal import MARKS, closed_terminal, no_echo, suspendable, told_fault
 from quire.errors import QuireError, RequestError
 from quire.messages import ToolCall, read_message
 
 if TYPE_CHECKING:
-    from quire.chat import ChatModel
+    from quire.chat import ChatDelta, ChatModel
     from quire.cli.chat.loaded_model import LoadedModel
     from quire.cli.chat.reader import Reader
 
@@ -41,13 +48,6 @@ logger = logging.getLogger("quire")
 
 _SHOWN_TURNS = 20
 """Messages that are shown of a conversation that is taken up again."""
-_OTHER_WORDS: Mapping[str, str] = {
-    "clear": "/clear begins a new conversation, Ctrl-L clears the screen.",
-    "help": "/help lists the commands.",
-    "!multi": 'Several lines stand between """ and """, or Alt-Enter begins a new one.',
-    "!edit": "Ctrl-X Ctrl-E opens the editor.",
-}
-"""What other programs take for a command, and what does the same here."""
 
 
 class TerminalChat:
@@ -70,7 +70,7 @@ class TerminalChat:
         self.model, self.console, self.reader = model, console, reader
         self.keeping, self._loaded = keeping, loaded
         self.session = Session(model.engine.generating_args.explicit())
-        self.show_stats = False
+        self.show_stats = self.hides_thoughts = False
         self._is_gone = False
         self.answers: list[Answer] = []
         self._remarks: list[str] = []
@@ -91,7 +91,7 @@ class TerminalChat:
     def run(self) -> None:
         """Converse until the user leaves."""
         # What is typed before a prompt is there is shown by the prompt alone.
-        with no_echo(), closed_terminal(self._hang_up):
+        with no_echo(), closed_terminal(self._hang_up), suspendable():
             try:
                 self._converse()
             finally:
@@ -154,14 +154,16 @@ class TerminalChat:
             self.session.add_user(quoted)
             self.answer()
             return
-        _heed_other_words(text)
         is_escaped = text.startswith("//")
-        if text.startswith("/") and not (is_escaped or begins_with_dropped(text)):
-            run_command(self, text)
-            return
+        if not (is_escaped or begins_with_dropped(text)):
+            line = in_our_words(text)
+            if is_command(line):
+                run_command(self, line)
+                return
         dropped, text = split_dropped(text)
-        if dropped:
-            self.attach(dropped, waits=not text)
+        named, text = split_named(text)
+        if attached := [*dropped, *named]:
+            self.attach(attached, waits=not text)
         if text:
             self.session.add_user(text[is_escaped:])
             self.answer()
@@ -185,13 +187,25 @@ class TerminalChat:
             return ""
         return f", {len(engine.tokens.preparation.tokenizer.encode(text)):,} tokens"
 
-    def ask(self, label: str, text: str = "") -> str:
-        """Let the user type something, or change a text."""
-        return self.reader.read(label, text)
+    def ask(self, label: str) -> str | None:
+        """Let the user type something; None if it is given up (Ctrl-C, Ctrl-D)."""
+        try:
+            return self.reader.read(label)
+        except (KeyboardInterrupt, EOFError):
+            return None
 
-    def edit(self, label: str, text: str) -> str:
-        """Let the user change a text, in an editor where one was chosen."""
-        return self.reader.edit(label, text)
+    def edit(self, label: str, text: str) -> str | None:
+        """Let the user change a text, in an editor where there is one; None if it is given up."""
+        if find_editor() is None:
+            self.say(f"{NO_EDITOR} Until then a text is changed here.")
+        try:
+            return self.reader.edit(label, text)
+        except (KeyboardInterrupt, EOFError):
+            return None
+
+    def copy(self, text: str) -> str:
+        """Put a text into the user's clipboard; return by what, in words."""
+        return copy_text(text, self.console.file)
 
     def change_model(self, words: Sequence[str]) -> None:
         """Have another model answer from now on.
@@ -249,15 +263,24 @@ class TerminalChat:
             self._remarks.append(remark)
 
     def _stream(self, *, continues: bool) -> Answer:
-        view, answer = AnswerView(self.console), Answer()
+        progress, answer = AnswerProgress(self.model.engine), Answer()
+        waiting = Waiting(self.console, lambda: str(progress))
+        view = AnswerView(self.console, waiting.stop, hides_thoughts=self.hides_thoughts)
+
+        def show(delta: ChatDelta) -> None:
+            progress.add(delta)
+            view.show(delta)
+
         try:
             request = self.session.request(continues=continues)
             with no_echo(), closing(self.model.stream(**request)) as deltas:
-                receive(deltas, view.show, answer=answer)
+                waiting.start()
+                receive(deltas, show, answer=answer)
         except QuireError:
             self.session.take_back()
             raise
         finally:
+            _undisturbed(waiting.stop)
             _undisturbed(view.finish)
         return answer
 
@@ -289,9 +312,8 @@ class TerminalChat:
     def _ask_results(self, calls: Sequence[ToolCall]) -> bool:
         """Ask for each call's result; False if the user gives none."""
         for call in calls:
-            try:
-                result = self.reader.read(f"result of {harmless(call.name)}>")
-            except (KeyboardInterrupt, EOFError):
+            result = self.ask(f"result of {harmless(call.name)}>")
+            if result is None:
                 self.session.take_back()
                 self.session.taken_back = []
                 self.say("No result was given; the conversation goes on without it.")
@@ -308,9 +330,8 @@ class TerminalChat:
             message = read_message(turn.message)
             if message.role != "assistant":
                 label = ">" if message.role == "user" else f"result of {message.name or 'a tool'}>"
-                self.console.print(
-                    Text(f"{harmless(label)} {harmless(shown_text(message))}", "chat.you")
-                )
+                said = harmless(shortened(shown_text(message)))
+                self.console.print(Text(f"{harmless(label)} {said}", "chat.you"))
                 continue
             markdown = MarkdownStream(self.console)
             markdown.add(message.text)
@@ -339,20 +360,6 @@ def _between_marks(text: str) -> str | None:
     ):
         return None
     return text[len(MARKS) : -len(MARKS)].strip("\n")
-
-
-def _heed_other_words(text: str) -> None:
-    """Understand words that are commands in other programs, or say what does the same here.
-
-    Raises:
-        Leave: one of them leaves.
-        RequestError: one of them is no command here.
-    """
-    word = text.rstrip().lower()
-    if word in ("exit", "quit"):
-        raise Leave
-    if word in _OTHER_WORDS:
-        raise RequestError(f"{_OTHER_WORDS[word]} With a blank before it the word is sent.")
 
 
 def _undisturbed(finish: Callable[[], None]) -> None:

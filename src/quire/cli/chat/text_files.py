@@ -52,8 +52,18 @@ class TextFile:
 
     def label(self) -> str:
         """The file in a few words."""
-        lines = self.text.removesuffix("\n").count("\n") + 1
-        return f"{self.name}, {lines:,} line{'' if lines == 1 else 's'}"
+        return f"{self.name}, {count_lines(self.text)}"
+
+
+def count_lines(text: str) -> str:
+    """How many lines a text has, in words."""
+    lines = text.removesuffix("\n").count("\n") + 1
+    return f"{lines:,} line{'' if lines == 1 else 's'}"
+
+
+def size_of(text: str) -> str:
+    """How long a text is, in words."""
+    return count_lines(text) if "\n" in text.removesuffix("\n") else f"{len(text):,} characters"
 
 
 def split_quoted(text: str) -> tuple[list[TextFile], str]:
@@ -112,7 +122,7 @@ def _is_western(content: bytes) -> bool:
 def _size_of(path: Path) -> int:
     try:
         if path.is_dir():
-            raise MediaError(f"{path} is a folder.")
+            raise MediaError(f"{path} is a folder; {path}/* are the files in it.")
         return path.stat().st_size
     except (OSError, ValueError) as error:
         raise MediaError(_why(path, error)) from None

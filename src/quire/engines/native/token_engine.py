@@ -187,6 +187,8 @@ class NativeTokenEngine(TokenEngine):
             EngineLoad(
                 running=now.running,
                 waiting=now.waiting,
+                prefilling=now.prefilling,
+                prefilled=now.prefilled,
                 kv_cache_usage=1 - now.free_blocks / now.total_blocks,
                 prefix_queries=now.prompt_tokens,
                 prefix_hits=now.prefix_hit_tokens,

@@ -143,6 +143,38 @@ def test_decodes_and_chunks_of_prompts_share_a_batch() -> None:
     ]
 
 
+def test_how_far_prompts_are_computed_is_told() -> None:
+    engine = make_engine(max_batch_tokens=8, max_sequences=8)
+    engine.add("short", Prompt((1, 2)), greedy(4))
+    engine.step()
+    assert (engine.statistics.prefilling, engine.statistics.prefilled) == (0, 0)
+    engine.add("long", Prompt(tuple(range(3, 23))), greedy(1))
+    told = list[tuple[int, int]]()
+    while engine.has_work:
+        engine.step()
+        told.append((engine.statistics.prefilling, engine.statistics.prefilled))
+    assert told == [(20, 7), (20, 14), (0, 0)]
+
+
+def test_how_far_a_step_is_counts_too() -> None:
+    """Another thread asks while it runs."""
+    runner = FakeRunner()
+    engine = make_engine(runner, max_batch_tokens=8, max_sequences=8)
+    engine.add("decodes", Prompt((1, 2)), greedy(4))
+    engine.step()
+    engine.add("long", Prompt(tuple(range(3, 23))), greedy(1))
+    told = list[tuple[int, int]]()
+
+    def ask(batch: Batch) -> None:
+        for runner.step_progress in (0.0, 0.5, 1.0):
+            told.append((engine.statistics.prefilling, engine.statistics.prefilled))
+
+    runner.before_run = ask
+    engine.step()
+    engine.step()
+    assert told == [(20, 0), (20, 3), (20, 7), (20, 7), (20, 10), (20, 14)]
+
+
 def test_lower_priority_waits_while_a_prompt_is_computed() -> None:
     """Neither its decodes nor its prompts lengthen the steps until the other's first token."""
     runner = FakeRunner()

@@ -198,6 +198,7 @@ class ReferenceRunner:
         self.max_batch_tokens = max_batch_tokens
         self.media_limits = media_limits(spec)
         self.num_state_slots = num_state_slots
+        self.step_progress = 1.0
         self._states: dict[tuple[int, int], Any] = {}  # by layer and slot
         self._spec, self._weights = spec, weights
         self.hidden: Floats = np.zeros((0, spec.hidden_size), np.float32)

@@ -133,3 +133,25 @@ def test_threads_that_come_late_or_never_are_not_waited_for(
     np.testing.assert_array_equal(logits_of(runner, ids, [20] + [1] * 20), wanted)
     woken.set()
     np.testing.assert_array_equal(logits_of(runner, ids, [1] * 30), wanted)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama2"])
+def test_how_far_a_step_is_grows_up_to_its_end(
+    kind: str, folders: Callable[..., Path], load: Load
+) -> None:
+    """Another thread asks, as a terminal does."""
+    runner = load(folders(kind), num_threads=2)
+    assert runner.step_progress == 0
+    ended, told = threading.Event(), list[float]()
+
+    def ask() -> None:
+        while not ended.is_set():
+            told.append(runner.step_progress)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    logits_of(runner, random_ids(LENGTH))
+    ended.set()
+    thread.join()
+    assert told == sorted(told)
+    assert runner.step_progress == 1

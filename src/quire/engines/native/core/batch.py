@@ -118,6 +118,14 @@ class Runner(Protocol):
         ...
 
     @property
+    def step_progress(self) -> float:
+        """How much of the batch that runs is computed, 0 to 1; asked from any thread.
+
+        Once it has run, and until the next does, it is 1.
+        """
+        ...
+
+    @property
     def hidden(self) -> NDArray[np.float32]:
         """The hidden states (H, hidden_size) of the last batch's `hidden_rows`, as `run` left them.
 

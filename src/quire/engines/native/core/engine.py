@@ -55,6 +55,8 @@ class EngineStatistics:
 
     running: int  # sequences that hold blocks
     waiting: int  # sequences that wait for them
+    prefilling: int  # tokens of running sequences whose prompts are not computed yet
+    prefilled: int  # of those, computed
     total_blocks: int
     free_blocks: int  # that can be taken now, cached ones in no sequence's table among them
     cached_blocks: int  # kept for later hits, in no sequence's table now
@@ -141,6 +143,7 @@ class Engine:
         self._requests: dict[str, Request] = {}
         self._steps = self._failed_steps = self._generated = 0
         self._drafted = self._accepted = 0
+        self._chunk = 0  # tokens of prompts in the step that runs now
         self._closed = False
 
     # --- requests --------------------------------------------------------------------------------
@@ -234,12 +237,15 @@ class Engine:
         if not plan.sequences:
             return []
         self._steps += 1
+        self._chunk = sum(plan.counts[plan.num_decodes :])
         try:
             logits, rows = self._run(plan)
+            self._chunk = 0
             sampled = self._sampler.sample(logits, rows.sampled_rows, rows.sampled)
         except EngineDeadError:
             raise
         except Exception as error:
+            self._chunk = 0
             logger.exception("A step of the native engine failed.")
             return self._fail_step(plan.sequences, error)
         outputs = self._commit(plan, rows, sampled)
@@ -432,9 +438,13 @@ class Engine:
     def statistics(self) -> EngineStatistics:
         """Figures of this moment."""
         scheduler, pool = self._scheduler, self._pool
+        # A copy: other threads ask, while steps change the list.
+        prompts = [one for one in tuple(scheduler.running) if one.is_prefilling]
         return EngineStatistics(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
+            prefilling=sum(one.num_tokens for one in prompts),
+            prefilled=sum(one.computed_tokens for one in prompts) + self._in_step(),
             total_blocks=pool.num_blocks,
             free_blocks=pool.num_available,
             cached_blocks=pool.num_idle,
@@ -449,6 +459,10 @@ class Engine:
             drafted_tokens=self._drafted,
             accepted_tokens=self._accepted,
         )
+
+    def _in_step(self) -> int:
+        """Tokens of prompts that the step that runs now has computed, as far as that is known."""
+        return int(self._chunk * self._runner.step_progress) if self._chunk else 0
 
     def check_integrity(self) -> None:
         """Assert that every request, sequence and block is accounted for."""

@@ -20,6 +20,7 @@ from quire.engines.native.cpu.inputs import (
     check_shapes,
     media_limits,
 )
+from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.memory.kv_cache import KvCache, KvDtype
 from quire.engines.native.cpu.memory.states import StateCache
@@ -191,6 +192,17 @@ class CpuRunner:
     def _make_logits(self, rows: int) -> None:
         self._logits = aligned_zeros((rows, self.vocab_size))
         self._step.logits = self._logits.ctypes.data
+
+    @property
+    def step_progress(self) -> float:
+        """How much of the batch that runs is computed; see `Runner`.
+
+        It is the share of the step's phases that have begun: they are those of one layer, again and
+        again, and each counts the tasks that were taken from it.
+        """
+        taken = self._model.counters[:: layout.PHASE_BYTES // 8]
+        begun = np.flatnonzero(taken)
+        return float(begun[-1] + 1) / len(taken) if len(begun) else 0.0
 
     @property
     def hidden(self) -> NDArray[np.float32]:
