@@ -28,8 +28,8 @@ async def test_an_answer_streams_and_its_pace_is_shown(page: Page, api: Scripted
     await settled(page)
     await expect(answers(page).locator(".prose").last).to_have_text("Before. After.")
     await expect(answers(page)).to_have_attribute("aria-busy", "false")
-    await expect(page.locator(".pace")).to_contain_text("11 in · 3 tokens · ")
-    await expect(page.locator(".pace")).to_contain_text("tokens/s")
+    await expect(page.locator(".figures")).to_contain_text("3 tokens · ")
+    await expect(page.locator(".figures")).to_contain_text("prompt: 11 tokens")
     assert api.last == {
         "messages": [{"role": "user", "content": "held"}],
         "model": "scripted",

@@ -122,7 +122,7 @@ function fillBars(session, sidebar, table) {
     iconButton("menu", "Conversations (Alt+B)", toggle, { id: "menu", "aria-controls": "sidebar" }),
   );
   const share = iconButton("share", "Export (Alt+E)", () => openShare(session), { id: "share" });
-  const drawShare = () => (share.hidden = !session.isBegun);
+  const drawShare = () => (share.disabled = !session.isBegun);
   for (const event of ["list", "opened"]) session.addEventListener(event, drawShare);
   drawShare();
   at("bar-end").append(
@@ -138,12 +138,13 @@ function fillBars(session, sidebar, table) {
 function sidebarSwitch(session) {
   let isOpen = !narrow.matches && session.settings.sidebar;
   const draw = () => {
-    document.body.classList.toggle("with-sidebar", isOpen);
+    document.documentElement.classList.toggle("with-sidebar", isOpen);
     at("sidebar").inert = !isOpen;
     at("main").inert = isOpen && narrow.matches;
     at("menu")?.setAttribute("aria-expanded", String(isOpen));
   };
   const turn = (open) => {
+    document.documentElement.classList.add("moving"); // only what the user moves is seen to move
     isOpen = open;
     if (!narrow.matches) session.set({ sidebar: open });
     draw();

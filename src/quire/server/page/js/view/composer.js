@@ -20,6 +20,7 @@ export class Composer {
       "aria-label": "Message",
     });
     this.chips = h("ul", { class: "chips", "aria-label": "Attached files", hidden: true });
+    this.excess = h("p", { class: "note problem", role: "status", hidden: true });
     this.picker = h("input", {
       type: "file",
       multiple: true,
@@ -30,6 +31,7 @@ export class Composer {
     const attach = iconButton("attach", "Attach files", () => this.picker.click());
     form.append(
       this.chips,
+      this.excess,
       this.field,
       h("div", { class: "row" }, attach, this.picker, this.button),
     );
@@ -152,27 +154,36 @@ export class Composer {
     if (left || this.#isEmpty) return;
     const text = this.field.value;
     const files = this.#files;
+    const excess = this.session.excess(files);
+    if (excess) return this.notify(excess.text);
     this.field.value = "";
     this.#setFiles([]);
     this.session.send(text, files);
   }
 
   #setFiles(files) {
+    const isMore = files.length > this.#files.length;
     this.#files = files;
     this.#keepDraft();
     this.#drawChips();
+    const { scrollWidth: left, scrollHeight: top } = this.chips;
+    if (isMore) this.chips.scrollTo({ left, top }); // to the new one
   }
 
   #drawChips() {
     const { store, model } = this.session;
     const most = model?.max_model_len;
+    const excess = this.session.excess(this.#files);
     const chips = this.#files.map((file) => {
       const remove = () => (this.#replace(file), this.focus());
-      return fileChip(file, store, remove, { more: this.#choices(file), most });
+      const isTooMuch = excess?.files.includes(file);
+      return fileChip(file, store, remove, { more: this.#choices(file), most, isTooMuch });
     });
     const here = this.#reading.filter(({ conversation }) => conversation === this.conversation);
     this.chips.replaceChildren(...chips, ...here.map(({ name }) => readingChip(name)));
     this.chips.hidden = !this.chips.children.length;
+    this.excess.hidden = excess === null;
+    this.excess.textContent = excess?.text ?? "";
     this.draw();
   }
 

@@ -1,8 +1,9 @@
 // One message of the thread.
-import { ENDINGS, canGoOn, pace } from "../answer.js";
+import { ENDINGS, canGoOn } from "../answer.js";
 import { addressOf } from "../address.js";
 import { h, icon, iconButton, show } from "../dom.js";
 import { isUnanswered } from "../tree.js";
+import { figures, growingFigures } from "./figures.js";
 import { Prose, copyButton } from "./prose.js";
 import { shownFile } from "./media.js";
 import { saidText } from "./said.js";
@@ -91,6 +92,7 @@ class AnswerView {
   #prose = new Prose();
   #thought = new Prose();
   #calls = [];
+  #tellsAll = false; // whether a narrow page shows all figures
 
   constructor(node, context) {
     Object.assign(this, { node, context });
@@ -131,7 +133,7 @@ class AnswerView {
     this.#prose.update(node.text, !growing);
     this.#showCalls();
     this.waiting.hidden = !growing || node.times.first !== null;
-    if (growing) this.footer.replaceChildren(...paceText(node));
+    if (growing) this.footer.replaceChildren(growingFigures(node) ?? "");
     else this.footer.replaceChildren(...this.#ending(), ...this.#actions());
   }
 
@@ -176,7 +178,7 @@ class AnswerView {
       node.text && !node.calls.length ? quietIcon("edit", "Edit", () => edit(node)) : null,
       linkTo(node, session),
       this.#probabilitiesButton(),
-      ...paceText(node),
+      figures(node, this.#tellsAll, (all) => (this.#tellsAll = all)),
     ];
     return all.filter((each) => each !== null);
   }
@@ -239,31 +241,4 @@ function pretty(text) {
 function duration(milliseconds) {
   if (!Number.isFinite(milliseconds)) return "";
   return milliseconds < 950 ? " for a moment" : ` for ${Math.round(milliseconds / 1000)} s`;
-}
-
-function timeText(seconds) {
-  return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`;
-}
-
-function paceText(node) {
-  const told = pace(node);
-  if (!told) return [];
-  const { tokens, rate, seconds, wait, exact } = told;
-  const about = exact ? "" : "≈ ";
-  const shownRate = rate >= 100 ? Math.round(rate) : rate.toFixed(1);
-  const parts = [
-    ...promptText(node.usage),
-    `${about}${tokens} ${tokens === 1 ? "token" : "tokens"}`,
-    `${about}${shownRate} tokens/s`,
-    `first after ${timeText(wait)}`,
-    timeText(seconds),
-  ];
-  const title =
-    "Tokens of the prompt, of the answer, a second after the first one; time to it, and in all";
-  return [h("span", { class: "pace", title }, parts.join(" · "))];
-}
-
-function promptText(usage) {
-  if (!Number.isFinite(usage?.prompt)) return [];
-  return [`${usage.prompt} in${usage.cached ? ` (${usage.cached} cached)` : ""}`];
 }

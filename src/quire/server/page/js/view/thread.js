@@ -117,6 +117,7 @@ export class Thread {
     const key = editKey(node);
     return editorView(node, drafts.get(key), store, {
       keep: (draft) => drafts.set(key, draft),
+      excess: (files) => session.excess(files, node.parent),
       done: ({ text, files }, goesOn) => {
         if (session.isRunning) return; // it stays open until it can be sent
         drafts.delete(key);
