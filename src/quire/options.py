@@ -32,9 +32,7 @@ Wire: TypeAlias = Literal["openai", "responses", "anthropic", "vllm"]
 """An API with names of its own for options: OpenAI's chat and text completions, OpenAI's Responses,
 Anthropic's Messages, and vLLM's, in this process and over HTTP."""
 
-Group: TypeAlias = Literal[
-    "sampling", "length", "words", "thinking", "output", "prompt", "service"
-]
+Group: TypeAlias = Literal["sampling", "length", "words", "thinking", "output", "prompt", "service"]
 """What an option is about; see `GROUPS`."""
 
 GROUPS: Mapping[Group, str] = MappingProxyType(

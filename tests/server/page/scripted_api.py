@@ -126,7 +126,8 @@ class ScriptedApi:
         try:
             async for delta in self._deltas(body, asked):
                 tokens += 1
-                yield event(delta, logprobs=probabilities(delta) if "logprobs" in body else None)
+                shown = probabilities(delta) if "logprobs" in body else None
+                yield event(delta, model=body["model"], logprobs=shown)
         except asyncio.CancelledError:
             self.aborted += 1
             raise
@@ -137,7 +138,7 @@ class ScriptedApi:
             yield b'data: {"error": {"message": "The engine died.", "type": "server_error"}}\n\n'
         elif asked != "cut":
             finish = {"weather": "tool_calls", "length": "length"}.get(asked, "stop")
-            yield event({}, finish)
+            yield event({}, finish, model=body["model"])
             yield usage(11, tokens, self.cached)
             yield b"data: [DONE]\n\n"
 
@@ -221,10 +222,14 @@ def text_of(message: dict[str, Any]) -> str:
 
 
 def event(
-    delta: dict[str, Any], finish: str | None = None, logprobs: dict[str, Any] | None = None
+    delta: dict[str, Any],
+    finish: str | None = None,
+    *,
+    model: str,
+    logprobs: dict[str, Any] | None = None,
 ) -> bytes:
     choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-    return f"data: {json.dumps({'model': 'scripted', 'choices': [choice]})}\n\n".encode()
+    return f"data: {json.dumps({'model': model, 'choices': [choice]})}\n\n".encode()
 
 
 def probabilities(delta: dict[str, Any]) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ async def deletion(page: Page) -> None:
     await ask(page, "one")
     await page.locator(".conversations li").hover()
     await page.get_by_role("button", name="Delete one").click()
+    await page.get_by_role("button", name="Undo").wait_for()
 
 
 async def unknown_address(page: Page) -> None:

@@ -60,6 +60,15 @@ async def give(page: Page, name: str, kind: str, content: bytes, event: str) -> 
     await page.evaluate(GIVE, [name, kind, encoded(content), event])
 
 
+PASTE = """([text, name]) => {
+  const carried = new DataTransfer();
+  carried.setData("text/plain", text);
+  carried.items.add(new File([new Uint8Array(9)], name, { type: "image/png" }));
+  const pasted = { clipboardData: carried, bubbles: true, cancelable: true };
+  return document.getElementById("composer-text").dispatchEvent(new ClipboardEvent("paste", pasted));
+}"""
+
+
 async def choose(page: Page, *files: tuple[str, str, bytes]) -> None:
     """Attach by the button."""
     async with page.expect_file_chooser() as chooser:
@@ -96,8 +105,7 @@ async def test_files_keep_the_order_they_were_given_in(page: Page, api: Scripted
     names = [f"{place}.png" for place in range(6)]
     await page.evaluate(DROP_IN_TURN, [names[:4], names[4:5], names[5:]])
     await ask(page, "What are these?")  # at once: what is still on its way belongs to it
-    shown = page.locator("article.user img")
-    assert await shown.evaluate_all("(all) => all.map((e) => e.alt)") == names
+    await expect(page.locator("article.user .file b")).to_have_text(names)
     assert len(api.last["messages"][0]["content"]) == 7
 
 
@@ -165,7 +173,7 @@ def filled(name: str, size: int) -> tuple[str, str, bytes]:
 
 async def test_files_are_too_much_together(page: Page, api: ScriptedApi) -> None:
     """The server of the tests takes 200 kB in a request."""
-    told = page.locator("#composer > .problem")
+    told = page.locator("#composer > .excess")
     await choose(page, filled("one.png", 60_000), filled("two.png", 60_000))
     await expect(page.locator("#composer .chip")).to_have_count(2)
     await expect(told).to_be_hidden()
@@ -196,7 +204,7 @@ async def test_files_are_too_much_beside_those_of_the_conversation(
     await choose(page, filled("one.png", 90_000))
     await ask(page, "First?")
     await choose(page, filled("two.png", 90_000))
-    told = page.locator(".problem:visible", has_text="in a request")
+    told = page.locator(".excess:visible")
     await expect(told).to_have_text(
         "These files take 120 kB in a request beside the 124 kB of this conversation: the server "
         "takes at most 200 kB."
@@ -249,3 +257,15 @@ async def test_a_picture_that_the_browser_cannot_show_is_still_named(
     await ask(page, "What?")
     await expect(page.locator("article.user .chip")).to_contain_text("odd.png")
     await expect(page.locator("article.user img")).to_have_count(0)
+
+
+async def test_a_copied_text_with_a_picture_of_it_is_pasted_as_text(
+    page: Page, api: ScriptedApi
+) -> None:
+    """Office programs add such a picture; file managers add the names of copied files."""
+    assert await page.evaluate(PASTE, ["a\tb\n1\t2\n", "image.png"])  # left to the browser
+    await expect(page.locator("#composer .chip")).to_have_count(0)
+    assert not await page.evaluate(PASTE, ["file:///home/me/my%20cat.png\n", "my cat.png"])
+    await expect(page.locator("#composer .chip")).to_have_count(1)
+    assert not await page.evaluate(PASTE, ["", "image.png"])
+    await expect(page.locator("#composer .chip")).to_have_count(2)

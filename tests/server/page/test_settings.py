@@ -135,7 +135,9 @@ async def test_options_are_named_for_people_and_by_their_names_in_the_api(
     row = options.filter(has_text="Keep what stopped it")
     await expect(row.locator("code")).to_have_text("include_stop_str_in_output")
     field = row.get_by_role("combobox", name="Keep what stopped it", exact=True)
-    described = "Whether what ended an answer, a stop string or a stop token with a text, stays at its end."
+    described = (
+        "Whether what ended an answer, a stop string or a stop token with a text, stays at its end."
+    )
     await expect(field).to_have_accessible_description(f"{described} include_stop_str_in_output")
     few = page.get_by_label("Min tokens", exact=True)
     await expect(few).to_have_accessible_description(re.compile("At most “Max tokens”."))
@@ -180,7 +182,9 @@ async def test_what_an_answer_took_is_told(page: Page, api: ScriptedApi) -> None
     api.hold.set()
     await settled(page)
     text = await page.locator(".figures").inner_text()
-    pattern = r"3 tokens · \S+/s · first after \S+ m?s, last after \S+ m?s · prompt: 11 tokens, 8 cached"
+    pattern = (
+        r"3 tokens · \S+/s · first after \S+ m?s, last after \S+ m?s · prompt: 11 tokens, 8 cached"
+    )
     assert re.fullmatch(pattern, text), text
 
 

@@ -160,6 +160,7 @@ def page_files() -> Mapping[str, StaticFile]:
     made = {
         "js/obeyed.js": _static_file(_obeyed_characters(), ".js"),
         "js/options.js": _static_file(_request_options(), ".js"),
+        "js/option_names.js": _static_file(_option_names(), ".js"),
     }
     return dict(_read(files(__name__), PurePosixPath())) | made
 
@@ -172,10 +173,17 @@ def _obeyed_characters() -> bytes:
 
 def _request_options() -> bytes:
     """The options that the settings offer: a module, made from the table of all request options."""
-    options = on_wire("openai").items()
-    return _module(
-        "options.py", "OPTIONS", [_setting(*one) for one in options if one[0] not in _OWN]
-    )
+    return _module("options.py", "OPTIONS", [_setting(*one) for one in _offered().items()])
+
+
+def _option_names() -> bytes:
+    """The names of these alone, which every request needs, as a module: most loads need no more."""
+    return _module("options.py", "OPTION_NAMES", list(_offered()))
+
+
+def _offered() -> dict[str, Option]:
+    """The options that the settings offer, by their names in a request."""
+    return {name: one for name, one in on_wire("openai").items() if name not in _OWN}
 
 
 def _setting(name: str, option: Option) -> dict[str, Any]:

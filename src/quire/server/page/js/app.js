@@ -8,9 +8,10 @@ import { Session } from "./session.js";
 import { loadSettings } from "./settings.js";
 import { openStore } from "./store.js";
 import { acceptDrops, Composer } from "./view/composer.js";
+import { tellContext } from "./view/context.js";
 import { askKey, showShortcuts } from "./view/dialogs.js";
 import { Header } from "./view/header.js";
-import { notify } from "./view/notices.js";
+import { notify, placeNotices } from "./view/notices.js";
 import { Sidebar } from "./view/sidebar.js";
 import { Thread } from "./view/thread.js";
 
@@ -26,6 +27,7 @@ async function start() {
   const composer = new Composer(session, at("composer"), { notify, editLast: () => thread.edit() });
   new Sidebar(session, at("sidebar"), sidebar.choose);
   new Header(session, at("title"), at("model"));
+  tellContext(session, at("fine"));
   acceptDrops(composer);
   at("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the address stays that of the conversation
@@ -56,12 +58,19 @@ function keepFocus(composer) {
 
 /** The models, as soon as the server has loaded them. */
 async function loadModels(session) {
-  for (let told = false; ; told = true) {
+  let told = null;
+  let problem = null;
+  for (;;) {
     try {
       await session.loadModels();
+      told?.end();
       return;
     } catch (error) {
-      if (!told) notify(error.message);
+      if (error.message === problem) told.wait();
+      else {
+        told?.end();
+        [told, problem] = [notify(error.message), error.message];
+      }
       if (error.status !== 0 && error.status !== 503) return;
       await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN));
     }
@@ -142,6 +151,7 @@ function sidebarSwitch(session) {
     at("sidebar").inert = !isOpen;
     at("main").inert = isOpen && narrow.matches;
     at("menu")?.setAttribute("aria-expanded", String(isOpen));
+    placeNotices();
   };
   const turn = (open) => {
     document.documentElement.classList.add("moving"); // only what the user moves is seen to move

@@ -1,6 +1,6 @@
 // From a path of messages and the settings to the body of a request.
 import { toDataUrl } from "./files.js";
-import { OPTIONS } from "./options.js";
+import { OPTION_NAMES } from "./option_names.js";
 import { quoted } from "./texts.js";
 import { answered } from "./tree.js";
 
@@ -32,7 +32,7 @@ export async function chatBody(path, system, settings, blobOf, begun = null) {
   const body = { messages, stream: true, stream_options: { include_usage: true } };
   if (begun) body.continue_final_message = true;
   if (settings.model) body.model = settings.model;
-  for (const { name } of OPTIONS) {
+  for (const name of OPTION_NAMES) {
     const value = settings.options[name] ?? null;
     if (value !== null) body[name] = value;
   }

@@ -136,15 +136,28 @@ export class Session extends EventTarget {
     if (this.conversations.includes(this.current)) this.#keep(this.current);
   }
 
+  /** Returns a function that brings the conversation back. */
   async remove(conversation) {
     this.#removals += 1;
     this.stop(conversation);
     this.conversations = this.conversations.filter((other) => other !== conversation);
     if (conversation === this.current) this.create();
     this.#tell("list");
+    const draft = this.drafts.get(conversation.id);
     this.drafts.delete(conversation.id);
+    const files = (await this.#try(this.store.filesOf(conversation))) ?? [];
     await this.#try(this.store.remove(conversation));
     this.tabs.tell("removed", { ids: [conversation.id] });
+    return () => this.#restore(conversation, draft, files);
+  }
+
+  async #restore(conversation, draft, files) {
+    for (const [id, blob] of files) await this.#try(this.store.saveFile(id, blob));
+    await this.#try(this.store.restore(conversation));
+    if (draft.text || draft.files.length) this.drafts.set(conversation.id, draft);
+    this.conversations = [...this.conversations, conversation].sort(tree.latestFirst);
+    this.tabs.tell("saved", { id: conversation.id });
+    this.#show(conversation);
   }
 
   async removeAll() {

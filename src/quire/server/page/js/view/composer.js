@@ -20,7 +20,7 @@ export class Composer {
       "aria-label": "Message",
     });
     this.chips = h("ul", { class: "chips", "aria-label": "Attached files", hidden: true });
-    this.excess = h("p", { class: "note problem", role: "status", hidden: true });
+    this.excess = h("p", { class: "excess", role: "status", hidden: true });
     this.picker = h("input", {
       type: "file",
       multiple: true,
@@ -96,9 +96,10 @@ export class Composer {
     field.addEventListener("paste", (event) => {
       const files = [...(event.clipboardData?.files ?? [])];
       const text = event.clipboardData?.getData("text/plain") ?? "";
-      if (!files.length && text.length < LONG) return;
+      const isFiles = files.length > 0 && namesOnly(text, files);
+      if (!isFiles && text.length < LONG) return;
       event.preventDefault();
-      if (files.length) this.attach(files);
+      if (isFiles) this.attach(files);
       else this.#addText(text);
     });
     picker.addEventListener("change", () => {
@@ -236,6 +237,17 @@ export class Composer {
     this.#files = files;
     this.#drawChips();
   }
+}
+
+/** Whether a text that was copied with files has nothing but their names: office programs give a picture
+ * of a text that was copied, file managers the paths of files. */
+function namesOnly(text, files) {
+  const lines = text.split("\n").map((line) => line.trim());
+  return lines.every((line) => !line || files.some(({ name }) => isPathOf(line, name)));
+}
+
+function isPathOf(line, name) {
+  return [line, line.replaceAll("%20", " ")].some((path) => path.endsWith(name));
 }
 
 /** Files dropped anywhere on the page are attached. */

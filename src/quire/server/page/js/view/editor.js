@@ -12,7 +12,7 @@ export function editorView(node, draft, store, { keep, done, cancel, excess }) {
   let { files } = draft;
   const field = h("textarea", { value: draft.text, rows: 2, dir: "auto", "aria-label": label });
   const chips = h("ul", { class: "chips", "aria-label": "Attached files" });
-  const problem = h("p", { class: "note problem", role: "status" });
+  const problem = h("p", { class: "excess", role: "status" });
   const written = () => ({ text: field.value, files });
   const save = (goesOn) => {
     if ((field.value.trim() || files.length) && !excess(files)) done(written(), goesOn);

@@ -105,6 +105,7 @@ class AnswerView {
     );
     this.callList = h("div", { class: "calls" });
     this.waiting = h("div", { class: "waiting", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
+    this.author = h("p", { class: "author", dir: "auto" });
     this.footer = h("div", { class: "actions" });
     this.element = h(
       "article",
@@ -113,7 +114,7 @@ class AnswerView {
         "aria-label": `Answer of ${node.model || "the model"}`,
         data: { id: node.id },
       },
-      [this.thoughtBlock, this.#prose.element, this.callList, this.waiting, this.footer],
+      [this.author, this.thoughtBlock, this.#prose.element, this.callList, this.waiting, this.footer],
     );
   }
 
@@ -129,6 +130,8 @@ class AnswerView {
     this.isBlank = false;
     const growing = this.context.growing;
     this.element.setAttribute("aria-busy", String(growing));
+    this.author.hidden = !this.context.namesModel;
+    show(this.author, node.model ?? "");
     this.#showThought(growing);
     this.#prose.update(node.text, !growing);
     this.#showCalls();
@@ -160,9 +163,10 @@ class AnswerView {
   #ending() {
     const { finish, error } = this.node;
     const why = error ? problem(error) : ENDINGS[finish] ? note(ENDINGS[finish]) : null;
+    const empty = isEmpty(this.node) ? note("The model answered nothing.") : null;
     const edited = this.node.edited ? note("Edited by you.") : null;
     const left = isUnanswered(this.node) ? note("Later questions go without this one.") : null;
-    return [why, edited, left].filter((each) => each !== null);
+    return [why, empty, edited, left].filter((each) => each !== null);
   }
 
   #actions() {
@@ -202,6 +206,11 @@ class AnswerView {
     button.setAttribute("aria-pressed", String(this.tokens?.hidden === false));
     return button;
   }
+}
+
+/** Whether an answer ended by itself, without a word. */
+function isEmpty({ text, calls, finish }) {
+  return finish === "stop" && !text.trim() && !calls.length;
 }
 
 function note(text) {

@@ -1,7 +1,8 @@
 // The list of conversations.
 import { addressOf, blankAddress } from "../address.js";
 import { arrange, h, icon, iconButton } from "../dom.js";
-import { confirmed, written } from "./dialogs.js";
+import { written } from "./dialogs.js";
+import { notify } from "./notices.js";
 
 const DAY = 86_400_000;
 
@@ -91,12 +92,9 @@ export class Sidebar {
   }
 
   async #remove(conversation, title) {
-    const sure = await confirmed(
-      "Delete the conversation?",
-      `“${title}” is deleted from this browser for good.`,
-      "Delete",
-    );
-    if (sure) await this.session.remove(conversation);
+    const restore = await this.session.remove(conversation);
+    notify(`“${title}” was deleted.`, { label: "Undo", act: restore });
+    if (document.activeElement === document.body) this.list.querySelector("a")?.focus();
   }
 }
 
