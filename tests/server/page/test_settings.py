@@ -179,6 +179,7 @@ async def test_what_an_answer_took_is_told(page: Page, api: ScriptedApi) -> None
     api.cached = 8
     await ask(page, "held", wait=False)
     await expect(page.locator(".figures")).to_have_text(re.compile(r"^≈ 1 token"))
+    await page.wait_for_timeout(1000)  # within a second there is but one time
     api.hold.set()
     await settled(page)
     text = await page.locator(".figures").inner_text()
@@ -186,6 +187,12 @@ async def test_what_an_answer_took_is_told(page: Page, api: ScriptedApi) -> None
         r"3 tokens · \S+/s · first after \S+ m?s, last after \S+ m?s · prompt: 11 tokens, 8 cached"
     )
     assert re.fullmatch(pattern, text), text
+
+
+async def test_a_quick_answer_has_one_time(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "hello")
+    pattern = r"5 tokens · \S+/s · after \S+ ms · prompt: 11 tokens"
+    assert re.fullmatch(pattern, await page.locator(".figures").inner_text())
 
 
 async def test_a_narrow_page_tells_first_what_is_asked_most(page: Page, api: ScriptedApi) -> None:
@@ -204,7 +211,7 @@ async def test_a_narrow_page_tells_first_what_is_asked_most(page: Page, api: Scr
     await page.locator("body").press("Alt+ArrowDown")
     await short.click()
     await expect(figures.locator("span").last).to_be_visible()
-    await page.set_viewport_size({"width": 1000, "height": 700})
+    await page.set_viewport_size({"width": 1200, "height": 700})
     await expect(short).to_be_hidden()
     await expect(figures.locator(".first")).to_be_visible()
 

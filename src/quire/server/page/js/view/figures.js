@@ -37,7 +37,8 @@ function short({ tokens, rate, exact }) {
 
 function timesText({ seconds, wait }) {
   const [first, last] = [timeText(wait), timeText(seconds)];
-  return first === last ? `after ${last}` : `first after ${first}, last after ${last}`;
+  // Nobody sees two moments within a second.
+  return seconds < 1 || first === last ? `after ${last}` : `first after ${first}, last after ${last}`;
 }
 
 function promptText(usage) {

@@ -23,11 +23,10 @@ function question(node, { session, index, count, edit }) {
   if (files.length) content.append(h("div", { class: "files" }, files));
   if (node.text) content.append(...saidText(node.text));
   const actions = h("div", { class: "actions" }, branches(node, session, index, count));
-  actions.append(
-    quietIcon("edit", "Edit", () => edit(node)),
-    copyButton(() => node.text),
-    linkTo(node, session),
-  );
+  const copy = copyButton(() => node.text);
+  const alone = [quietIcon("edit", "Edit", () => edit(node)), copy];
+  for (const button of alone) button.title = button.textContent; // often there is but the icon
+  actions.append(...alone, linkTo(node, session));
   return h(
     "article",
     { class: "message user", "aria-label": "You", data: { id: node.id } },
