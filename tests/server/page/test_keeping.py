@@ -66,7 +66,8 @@ async def test_rename_search_and_delete(page: Page, api: ScriptedApi) -> None:
     await field.press("Enter")
     await expect(page.locator("#title")).to_have_text("Fruit")
     await page.get_by_label("Search the conversations").fill("said: apples")
-    await expect(page.locator("#sidebar .title")).to_have_text(["apples"])
+    await expect(page.locator("#sidebar .title > span")).to_have_text(["apples", "You said: apples."])
+    await expect(page.locator("#sidebar mark")).to_have_text("said: apples")
     await page.get_by_label("Search the conversations").fill("")
     await page.locator(".conversations li").first.hover()
     await page.get_by_role("button", name="Delete Fruit").click()
@@ -294,3 +295,18 @@ async def test_on_a_phone_an_undo_is_where_it_can_be_pressed(page: Page, api: Sc
     await expect(page.locator("#main").get_by_role("button", name="Undo")).to_be_visible()
     await undo.click()
     await expect(questions(page)).to_have_text(["one"])
+
+
+async def test_what_is_found_in_a_message_leads_to_it(page: Page, api: ScriptedApi) -> None:
+    for text in ("A bird", "What of\n\nthe <b>cherry</b> tree in the garden behind the house?"):
+        await ask(page, text)
+    await page.keyboard.press("Alt+KeyN")
+    await ask(page, "another")
+    await page.get_by_label("Search the conversations").fill("CHERRY")
+    link = page.locator("#sidebar .title")
+    await expect(link).to_have_count(1)
+    await expect(link.locator(".excerpt")).to_contain_text("What of the <b>cherry</b> tree")
+    await link.click()
+    asked = page.locator("article.user", has_text="cherry")
+    await expect(asked).to_be_focused()  # it is brought into view
+    assert page.url.endswith(str(await asked.get_attribute("data-id")))
