@@ -413,7 +413,8 @@ export class Session extends EventTarget {
     if (this.conversations.includes(conversation)) this.#keep(conversation);
     this.#redraw(conversation);
     this.#tell("settled", node);
-    if (error?.status === 404) this.loadModels().catch(() => {}); // it is not served any more
+    // The model is not served any more, or the server takes less at once than it told.
+    if ([404, 413].includes(error?.status)) this.loadModels().catch(() => {});
   }
 
   async #stream(conversation, node, signal) {
