@@ -66,7 +66,9 @@ async def test_rename_search_and_delete(page: Page, api: ScriptedApi) -> None:
     await field.press("Enter")
     await expect(page.locator("#title")).to_have_text("Fruit")
     await page.get_by_label("Search the conversations").fill("said: apples")
-    await expect(page.locator("#sidebar .title > span")).to_have_text(["apples", "You said: apples."])
+    await expect(page.locator("#sidebar .title > span")).to_have_text(
+        ["apples", "You said: apples."]
+    )
     await expect(page.locator("#sidebar mark")).to_have_text("said: apples")
     await page.get_by_label("Search the conversations").fill("")
     await page.locator(".conversations li").first.hover()

@@ -163,9 +163,7 @@ async def test_a_phone_has_no_sideways_scroll(page: Page, api: ScriptedApi, widt
     assert await page.evaluate(OVERFLOW) == [False, False, []]
 
 
-async def test_what_a_hover_shows_of_a_question_takes_no_room(
-    page: Page, api: ScriptedApi
-) -> None:
+async def test_what_a_hover_shows_of_a_question_takes_no_room(page: Page, api: ScriptedApi) -> None:
     await ask(page, "hello")
     await ask(page, "a long question " * 40)
     question, answer = page.get_by_label("You").first, answers(page).first
