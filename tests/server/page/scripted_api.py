@@ -64,6 +64,8 @@ class ScriptedApi:
     models: list[dict[str, Any]] = field(default_factory=lambda: list(MODELS))
     bodies: list[dict[str, Any]] = field(default_factory=list)
     aborted: int = 0
+    most_bytes: int = 200_000
+    """Of a request, as the page is told."""
     cached: int = 0
     """Tokens of each prompt that were in the prefix cache."""
     answer: str | None = None
@@ -77,7 +79,7 @@ class ScriptedApi:
 
     def reset(self) -> None:
         self.key, self.loading, self.aborted, self.models = None, False, 0, list(MODELS)
-        self.answer, self.cached = None, 0
+        self.answer, self.cached, self.most_bytes = None, 0, 200_000
         self.bodies.clear()
         self.hold.clear()
 
@@ -87,7 +89,7 @@ class ScriptedApi:
 
         @app.get("/v1/models")
         async def models(request: Request) -> Response:
-            answer = {"object": "list", "data": self.models, "max_body_bytes": 200_000}
+            answer = {"object": "list", "data": self.models, "max_body_bytes": self.most_bytes}
             return self._refused(request) or JSONResponse(answer)
 
         @app.post("/tokenize")

@@ -172,7 +172,8 @@ class MemoryStore {
   }
 
   async filesOf(conversation) {
-    return [...fileIds(conversation)].map((id) => [id, this.#files.get(id)]);
+    const ids = [...fileIds(conversation)].filter((id) => this.#files.has(id));
+    return ids.map((id) => [id, this.#files.get(id)]);
   }
 
   async saveFile(id, blob) {
