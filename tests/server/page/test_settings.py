@@ -173,6 +173,11 @@ async def test_what_is_set_is_counted(page: Page, api: ScriptedApi) -> None:
     await page.keyboard.press("Escape")
     await page.keyboard.press("Alt+KeyS")
     await expect(page.locator("details.more > summary")).to_have_text("More options (1 set)")
+    await page.get_by_label("In this one").check()
+    await expect(page.locator("details.more > summary")).to_have_text("More options")
+    top_k = page.get_by_label("Top-k", exact=True)
+    await expect(top_k).to_be_visible()  # what was unfolded stays so
+    await expect(top_k).to_have_attribute("placeholder", "7")
 
 
 async def test_what_an_answer_took_is_told(page: Page, api: ScriptedApi) -> None:

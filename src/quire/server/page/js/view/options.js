@@ -15,7 +15,10 @@ const FIRST = [
 /** A switch between all conversations and this one, and the fields of either. */
 export function optionFields(session) {
   const fields = h("div", {});
-  const show = (here) => fields.replaceChildren(...groups(session, here));
+  const show = (here) => {
+    const isOpen = fields.querySelector("details")?.open ?? false;
+    fields.replaceChildren(...groups(session, here, isOpen));
+  };
   const here = Object.keys(session.optionsOf(true)).length > 0;
   const choices = [
     choice("In all conversations", !here, () => show(false)),
@@ -32,7 +35,7 @@ function choice(label, checked, onchange) {
   return h("label", {}, radio, h("span", {}, label));
 }
 
-function groups(session, here) {
+function groups(session, here, isOpen) {
   const first = FIRST.flatMap((name) => OPTIONS.filter((option) => option.name === name));
   const others = OPTIONS.filter((option) => !first.includes(option));
   const note = here
@@ -45,12 +48,13 @@ function groups(session, here) {
       { class: "grid" },
       first.map((option) => optionField(session, option, here)),
     ),
-    moreOptions(session, others, here),
+    moreOptions(session, others, here, isOpen),
   ];
 }
 
-/** The options that few people look for, by groups, with a field that finds them. */
-function moreOptions(session, options, here) {
+/** The options that few people look for, by groups, with a field that finds them; they are unfolded where
+ * one is set, or if `isOpen`. */
+function moreOptions(session, options, here, isOpen) {
   const kept = session.optionsOf(here);
   const set = options.filter(({ name }) => name in kept).length;
   const sections = [...new Set(options.map(({ group }) => group))].map((group) => {
@@ -70,7 +74,7 @@ function moreOptions(session, options, here) {
   });
   const summary = h("summary", {}, set ? `More options (${set} set)` : "More options");
   const shown = sections.map(({ element }) => element);
-  return h("details", { class: "more", open: set > 0 }, summary, find, nothing, shown);
+  return h("details", { class: "more", open: isOpen || set > 0 }, summary, find, nothing, shown);
 }
 
 /** Hide what a text is not in; returns whether anything is left. */
