@@ -166,20 +166,26 @@ def shown(name: str, default: Any) -> str:
 
 
 def options_table() -> list[str]:
-    """One row for each option of a request."""
-    from quire.options import OPTIONS
+    """A table for each group of the options of a request, with a row for each option."""
+    from quire.options import GROUPS, OPTIONS
 
-    rows = (
-        (
-            anchored(one.name),
-            str(one.type),
-            shown(one.name, one.default) + (", or the model's" if one.from_model else ""),
-            " ".join([one.meaning, *(f"At most {most:g} on {e}." for e, most in one.most.items())]),
-            _apis(one),
-        )
-        for one in OPTIONS
+    lines: list[str] = []
+    for group, heading in GROUPS.items():
+        rows = (_option_row(one) for one in OPTIONS if one.group == group)
+        table = markdown_table(("option", "type", "default", "meaning", "HTTP"), rows)
+        lines += [f"## {heading}", "", *table, ""]
+    return lines[:-1]
+
+
+def _option_row(option: Option) -> tuple[str, ...]:
+    most = (f"At most {most:g} on {engine}." for engine, most in option.most.items())
+    return (
+        anchored(option.name),
+        str(option.type),
+        shown(option.name, option.default) + (", or the model's" if option.from_model else ""),
+        " ".join([f"**{option.label}.**", option.meaning, *most]),
+        _apis(option),
     )
-    return markdown_table(("option", "type", "default", "meaning", "HTTP"), rows)
 
 
 def _apis(option: Option) -> str:

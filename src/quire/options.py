@@ -1,9 +1,10 @@
 """The table of all request options: `OPTIONS`.
 
-Each entry has the option's name, type and range, its default, its meaning, the sources that may set
-it, the field of `SamplingParams` that it becomes, and its name in each API. Derived from the table are
-the merge of all sources (`sampling.OptionResolver`), the fields of the server's APIs, what is sent to
-vLLM and to remote servers, shell completion, and the page of documentation.
+Each entry has the option's name, its name for people and its group, its type and range, its default,
+its meaning, the sources that may set it, the field of `SamplingParams` that it becomes, and its name in
+each API. Derived from the table are the merge of all sources (`sampling.OptionResolver`), the fields of
+the server's APIs, what is sent to vLLM and to remote servers, shell completion, the settings of the chat
+page, and the page of documentation.
 """
 
 from __future__ import annotations
@@ -30,6 +31,22 @@ _SHORT_REPR.maxstring = _SHORT_REPR.maxother = 80  # characters
 Wire: TypeAlias = Literal["openai", "responses", "anthropic", "vllm"]
 """An API with names of its own for options: OpenAI's chat and text completions, OpenAI's Responses,
 Anthropic's Messages, and vLLM's, in this process and over HTTP."""
+
+Group: TypeAlias = Literal["sampling", "length", "words", "thinking", "output", "prompt", "service"]
+"""What an option is about; see `GROUPS`."""
+
+GROUPS: Mapping[Group, str] = MappingProxyType(
+    {
+        "sampling": "Sampling",
+        "length": "Length and stops",
+        "words": "Repetition and words",
+        "thinking": "Thinking",
+        "output": "Output and tools",
+        "prompt": "Prompt",
+        "service": "Service",
+    }
+)
+"""The groups in the order of the table, each with its heading."""
 
 # --- types -------------------------------------------------------------------------------------------
 
@@ -393,6 +410,9 @@ class Option:
     """One request option.
 
     Attributes:
+        label: its name for people, on the chat page and in the documentation.
+        meaning: a text for all who set it: people on the page as well as programs. The name of another
+            option stands in backticks, since the page shows that one's label instead.
         default: its value where no source sets it. The defaults of `GeneratingArguments`' fields are
             LLaMA-Factory's.
         param: the field of `SamplingParams` that it sets; None where it is read elsewhere.
@@ -404,6 +424,8 @@ class Option:
     """
 
     name: str
+    label: str
+    group: Group
     type: OptionType
     default: Any
     meaning: str
@@ -429,159 +451,164 @@ def _named(
 
 # fmt: off
 OPTIONS: tuple[Option, ...] = (
-    Option("do_sample", Flag(), True,
-        "Whether tokens are sampled; false takes the most likely one each time.",
+    Option("do_sample", "Sample tokens", "sampling", Flag(), True,
+        "Whether tokens are drawn at random, by their probabilities. Without it the most likely one is "
+        "taken each time.",
         wires=_named("do_sample", "openai", "responses"), from_model="do_sample"),
-    Option("temperature", Number(0, 100), 0.95,
-        "Divides the logits before sampling; below 1 the most likely tokens gain. 0 is greedy.",
+    Option("temperature", "Temperature", "sampling", Number(0, 100), 0.95,
+        "Divides the logits before sampling: below 1 the most likely tokens gain, above 1 the others. "
+        "0 takes the most likely one each time.",
         "temperature", _named("temperature", "openai", "responses", "anthropic", "vllm"),
         from_model="temperature", most={"vllm": 2.0},
         wire_types={"openai": Number(0, 2), "responses": Number(0, 2), "anthropic": Number(0, 1)}),
-    Option("top_p", Number(0, 1), 0.7,
-        "Samples from the most likely tokens that together have this probability. 0 means "
-        "unset, 1.0; on the OpenAI and Anthropic APIs it is greedy, as there.",
+    Option("top_p", "Top-p", "sampling", Number(0, 1), 0.7,
+        "Samples from the most likely tokens that together have this probability; 1 means all. 0 means "
+        "unset, 1.0; on the OpenAI and Anthropic APIs it takes the most likely one, as there.",
         "top_p", _named("top_p", "openai", "responses", "anthropic", "vllm"), from_model="top_p"),
-    Option("top_k", Integer(-1, 2**31 - 1), 50,
+    Option("top_k", "Top-k", "sampling", Integer(-1, 2**31 - 1), 50,
         "Samples from this many of the most likely tokens. 0 and -1 mean all.",
         "top_k", _named("top_k", "openai", "responses", "anthropic", "vllm"), from_model="top_k"),
-    Option("min_p", Number(0, 1), 0.0,
+    Option("min_p", "Min-p", "sampling", Number(0, 1), 0.0,
         "Leaves out tokens whose probability is below this fraction of the most likely one's.",
         "min_p", _named("min_p", "openai", "responses", "vllm"), from_model="min_p"),
-    Option("max_new_tokens", Integer(1), 1024,
+    Option("seed", "Seed", "sampling", Integer(-(2**63), 2**64 - 1), None,
+        "The seed of sampling: with it, the same request gets the same answer.",
+        "seed", _named("seed", "openai", "responses", "vllm"), from_model="seed"),
+    Option("max_new_tokens", "Max tokens", "length", Integer(1), 1024,
         "Most tokens of an answer; always cut to what the context leaves.",
         "max_tokens",
         _named("max_tokens", "openai", "anthropic", "vllm", responses="max_output_tokens")),
-    Option("max_length", Integer(1), 1024,
+    Option("max_length", "Max tokens with the prompt", "length", Integer(1), 1024,
         "Most tokens of prompt and answer together, where `max_new_tokens` is not given."),
-    Option("min_tokens", Integer(0, 2**31 - 1), 0,
+    Option("min_tokens", "Min tokens", "length", Integer(0, 2**31 - 1), 0,
         "Neither EOS, nor a stop token, nor a stop string ends an answer before this many "
-        "tokens; at most `max_new_tokens`.",
+        "tokens. At most `max_new_tokens`.",
         "min_tokens", _named("min_tokens", "openai", "responses", "vllm")),
-    Option("n", Integer(1, MAX_COMPLETIONS), 1,
-        "Number of completions of one prompt.",
-        "n", _named("n", "openai", "vllm")),
-    Option("num_return_sequences", Integer(1, MAX_COMPLETIONS), 1,
-        "The same as `n`, under its name in transformers and LLaMA-Factory.",
-        "n"),
-    Option("seed", Integer(-(2**63), 2**64 - 1), None,
-        "The seed of sampling: with it, the same request gets the same answer.",
-        "seed", _named("seed", "openai", "responses", "vllm"), from_model="seed"),
-    Option("stop", Strings(), (),
+    Option("stop", "Stop strings", "length", Strings(), (),
         "Strings that end an answer; they are not part of it.",
         "stop", _named("stop", "openai", "responses", "vllm", anthropic="stop_sequences"),
         from_model="stop_strings",
         wire_types=dict.fromkeys(("openai", "responses", "anthropic"), Strings(longest=1000))),
-    Option("include_stop_str_in_output", Flag(), False,
-        "Whether what ends an answer, a stop string or a stop token with a text, stays at its end.",
-        "include_stop_str_in_output",
-        _named("include_stop_str_in_output", "openai", "responses", "vllm")),
-    Option("stop_token_ids", TokenIds(), (),
+    Option("stop_token_ids", "Stop tokens", "length", TokenIds(), (),
         "Tokens that end an answer, in addition to those of the model and its template.",
         "stop_token_ids", _named("stop_token_ids", "openai", "responses", "vllm")),
-    Option("ignore_eos", Flag(), False,
-        "Whether an answer goes on after the model's EOS.",
+    Option("include_stop_str_in_output", "Keep what stopped it", "length", Flag(), False,
+        "Whether what ended an answer, a stop string or a stop token with a text, stays at its end.",
+        "include_stop_str_in_output",
+        _named("include_stop_str_in_output", "openai", "responses", "vllm")),
+    Option("ignore_eos", "Ignore EOS", "length", Flag(), False,
+        "Whether an answer goes on after EOS, the token by which the model ends it.",
         "ignore_eos", _named("ignore_eos", "openai", "responses", "vllm")),
     # A logit divided by much less is more than float32 holds.
-    Option("repetition_penalty", Number(0.001, 100, or_zero=True), 1.0,
-        "Divides positive logits, and multiplies negative ones, of tokens in the prompt or the "
-        "answer (Keskar et al., 2019). 0 means unset, 1.0.",
-        "repetition_penalty", _named("repetition_penalty", "openai", "responses", "vllm"), from_model="repetition_penalty"),
-    Option("presence_penalty", Number(-2, 2), 0.0,
-        "Subtracted from the logits of tokens that are in the answer.",
+    Option("repetition_penalty", "Repetition penalty", "words",
+        Number(0.001, 100, or_zero=True), 1.0,
+        "Above 1, tokens of the prompt and the answer become less likely: it divides their positive "
+        "logits and multiplies negative ones (Keskar et al., 2019). 0 means unset, 1.0.",
+        "repetition_penalty", _named("repetition_penalty", "openai", "responses", "vllm"),
+        from_model="repetition_penalty"),
+    Option("presence_penalty", "Presence penalty", "words", Number(-2, 2), 0.0,
+        "Subtracted from the logits of tokens that are in the answer: above 0, new ones gain.",
         "presence_penalty", _named("presence_penalty", "openai", "responses", "vllm"),
         from_model="presence_penalty"),
-    Option("frequency_penalty", Number(-2, 2), 0.0,
+    Option("frequency_penalty", "Frequency penalty", "words", Number(-2, 2), 0.0,
         "Subtracted from the logits of the answer's tokens, once for each occurrence.",
         "frequency_penalty", _named("frequency_penalty", "openai", "responses", "vllm"),
         from_model="frequency_penalty"),
-    Option("logit_bias", TokenBias(), MappingProxyType({}),
-        "Added to the logits of the given tokens.",
+    Option("logit_bias", "Logit bias", "words", TokenBias(), MappingProxyType({}),
+        "Added to the logits of tokens, by their ids. -100 all but forbids a token.",
         "logit_bias", _named("logit_bias", "openai", "responses", "vllm")),
-    Option("bad_words", Strings(), (),
+    Option("bad_words", "Banned strings", "words", Strings(), (),
         "Strings that an answer never contains.",
         "bad_words", _named("bad_words", "openai", "responses", "vllm"),
         wire_types=dict.fromkeys(("openai", "responses"), Strings(longest=256))),
-    Option("logprobs", Alternatives(), None,
-        "Returns the log-probability of each token of the answer, and of this many most likely "
-        "tokens at its position.",
-        "logprobs", _named("logprobs", "openai", "vllm", responses="top_logprobs")),
-    Option("prompt_logprobs", Alternatives(), None,
-        "The same for the prompt's own tokens.",
-        "prompt_logprobs", _named("prompt_logprobs", "openai", "vllm")),
-    Option("response_format", ResponseFormat(), None,
-        "A constraint on the answer's text: JSON, JSON of a schema, a regular expression, one "
-        "of several texts, or a grammar. A thought before the answer is free, and so are calls.",
-        "response_format",
-        _named("response_format", "openai", responses="text", anthropic="output_config")),
-    Option("skip_special_tokens", Flag(), True,
-        "Whether special tokens are left out of an answer's text.",
-        "skip_special_tokens", _named("skip_special_tokens", "openai", "responses", "vllm")),
-    Option("num_beams", OnlyValue(1, "num_beams above 1 (beam search) is not supported; sample "
-                                     "several with num_return_sequences."), 1,
-        "Beam search, which is not supported."),
-    Option("length_penalty", OnlyValue(1, "length_penalty belongs to beam search, which is not "
-                                          "supported."), 1.0,
-        "Of beam search, which is not supported."),
-    Option("priority", Integer(-(2**31), 2**31 - 1), 0,
-        "The order of service: a lower number is served earlier.",
-        "priority", _named("priority", "openai", "responses")),
-    Option("timeout", Number(0, exclusive=True), None,
-        "Seconds that the request may take, including waiting, media and preparation.",
-        "timeout", _named("timeout", "openai", "responses")),
-    Option("cache_salt", String(), None,
-        "Requests with different salts share no cached prefix, so that no client can find out "
-        "by timing what others have asked.",
-        "cache_salt", _named("cache_salt", "openai", "responses"),
-        wire_types=dict.fromkeys(("openai", "responses"), String(longest=256))),
-    Option("truncate_prompt_tokens", Integer(-1), None,
-        "Cuts a longer prompt to this many of its last tokens; -1 to what leaves room for "
-        "`max_new_tokens`.",
-        wires=_named("truncate_prompt_tokens", "openai", "responses"), template=True),
-    Option("adapter", String(), None,
-        "The LoRA adapter to answer with, by name; \"base\" is the model without one.",
-        "adapter", template=True),
-    Option("request_id", String(), None,
-        "An id for the request, as in logs; an id in flight is refused.",
-        "request_id", template=True),
-    Option("enable_thinking", Flag(), None,
+    Option("enable_thinking", "Thinking", "thinking", Flag(), None,
         "Whether a reasoning model thinks before its answer. By default the configuration "
         "decides, or the template.",
         wires=_named("enable_thinking", "openai", responses="reasoning", anthropic="thinking"),
         template=True),
-    Option("thinking_budget", Integer(0, 2**31 - 1), None,
-        "Most tokens of a thought, which is then closed. By default the configuration decides. Only "
-        "for models that close a thought with one token.",
-        wires=_named("thinking_budget", "openai", "responses"), template=True),
-    Option("tool_choice", Choice(), AUTO,
-        "Whether tools are called: auto, none, required, or a dictionary that names one.",
-        template=True),
-    Option("parallel_tool_calls", Flag(), True,
-        "Whether an answer may call more than one tool.",
-        template=True),
-    Option("preserve_thinking", Flag(), False,
-        "Whether thoughts of earlier turns stay in the prompt.",
-        wires=_named("preserve_thinking", "openai"), template=True),
-    Option("reasoning_effort", String(longest=64), None,
-        "How much a reasoning model thinks: \"none\", \"low\", \"medium\", \"high\" or another word of "
-        "its own. Given to a chat template that reads it; where `enable_thinking` is not given, "
+    Option("reasoning_effort", "Reasoning effort", "thinking", String(longest=64), None,
+        "How much a reasoning model thinks: \"none\", \"low\", \"medium\", \"high\" or another word "
+        "of its own. Given to a chat template that reads it; where `enable_thinking` is not given, "
         "\"none\" turns thinking off too, and any other turns it on. A hint: other templates are "
         "left as they are.",
         wires=_named("reasoning_effort", "openai"), template=True),
-    Option("chat_template_kwargs", Variables(), MappingProxyType({}),
+    Option("thinking_budget", "Thinking budget", "thinking", Integer(0, 2**31 - 1), None,
+        "Most tokens of a thought, which is then closed. By default the configuration decides. "
+        "Only for models that close a thought with one token.",
+        wires=_named("thinking_budget", "openai", "responses"), template=True),
+    Option("preserve_thinking", "Keep earlier thoughts", "thinking", Flag(), False,
+        "Whether thoughts of earlier turns stay in the prompt.",
+        wires=_named("preserve_thinking", "openai"), template=True),
+    Option("response_format", "Response format", "output", ResponseFormat(), None,
+        "A constraint on the answer's text: JSON, JSON of a schema, a regular expression, one "
+        "of several texts, or a grammar. A thought before the answer is free, and so are calls.",
+        "response_format",
+        _named("response_format", "openai", responses="text", anthropic="output_config")),
+    Option("skip_special_tokens", "Hide special tokens", "output", Flag(), True,
+        "Whether special tokens are left out of an answer's text.",
+        "skip_special_tokens", _named("skip_special_tokens", "openai", "responses", "vllm")),
+    Option("n", "Completions", "output", Integer(1, MAX_COMPLETIONS), 1,
+        "Number of completions of one prompt.",
+        "n", _named("n", "openai", "vllm")),
+    Option("num_return_sequences", "Completions", "output", Integer(1, MAX_COMPLETIONS), 1,
+        "The same as `n`, under its name in transformers and LLaMA-Factory.",
+        "n"),
+    Option("logprobs", "Log-probabilities", "output", Alternatives(), None,
+        "Returns the log-probability of each token of the answer, and of this many most likely "
+        "tokens at its position.",
+        "logprobs", _named("logprobs", "openai", "vllm", responses="top_logprobs")),
+    Option("prompt_logprobs", "Log-probabilities of the prompt", "output", Alternatives(), None,
+        "The same for the prompt's own tokens.",
+        "prompt_logprobs", _named("prompt_logprobs", "openai", "vllm")),
+    Option("num_beams", "Beams", "output",
+        OnlyValue(1, "num_beams above 1 (beam search) is not supported; sample several with "
+                     "num_return_sequences."), 1,
+        "Beam search, which is not supported."),
+    Option("length_penalty", "Length penalty", "output",
+        OnlyValue(1, "length_penalty belongs to beam search, which is not supported."), 1.0,
+        "Of beam search, which is not supported."),
+    Option("tool_choice", "Tool choice", "output", Choice(), AUTO,
+        "Whether tools are called: auto, none, required, or a dictionary that names one.",
+        template=True),
+    Option("parallel_tool_calls", "Parallel tool calls", "output", Flag(), True,
+        "Whether an answer may call more than one tool.",
+        template=True),
+    Option("truncate_prompt_tokens", "Cut a long prompt", "prompt", Integer(-1), None,
+        "Cuts a longer prompt to this many of its last tokens; -1 to what leaves room for "
+        "`max_new_tokens`.",
+        wires=_named("truncate_prompt_tokens", "openai", "responses"), template=True),
+    Option("chat_template_kwargs", "Template variables", "prompt", Variables(), MappingProxyType({}),
         "Further variables for the model's own chat template, such as `date_string`; they win over "
         "the configuration's. One that the template never reads is refused.",
         wires=_named("chat_template_kwargs", "openai", "responses", "anthropic"), template=True),
-    Option("documents", Documents(), (),
+    Option("documents", "Documents", "prompt", Documents(), (),
         "Documents for a chat template that writes them into the prompt, each with keys as the "
         "model wants them, such as `title` and `text`.",
         wires=_named("documents", "openai"), template=True),
-    Option("add_generation_prompt", Flag(), True,
+    Option("add_generation_prompt", "Begin an answer", "prompt", Flag(), True,
         "Whether the prompt ends where an answer begins. If false, it ends with the last message.",
         wires=_named("add_generation_prompt", "openai", "responses"), template=True),
-    Option("continue_final_message", Flag(), False,
+    Option("continue_final_message", "Continue the last message", "prompt", Flag(), False,
         "Whether the answer continues the last message, an assistant's: its text, or its thought "
         "where it has no text. The answer is the continuation alone.",
         "continues", wires=_named("continue_final_message", "openai", "responses"), template=True),
+    Option("priority", "Priority", "service", Integer(-(2**31), 2**31 - 1), 0,
+        "The order of service: a lower number is served earlier.",
+        "priority", _named("priority", "openai", "responses")),
+    Option("timeout", "Time limit", "service", Number(0, exclusive=True), None,
+        "Seconds that the request may take, including waiting, media and preparation.",
+        "timeout", _named("timeout", "openai", "responses")),
+    Option("cache_salt", "Cache salt", "service", String(), None,
+        "Requests with different salts share no cached prefix, so that no client can find out "
+        "by timing what others have asked.",
+        "cache_salt", _named("cache_salt", "openai", "responses"),
+        wire_types=dict.fromkeys(("openai", "responses"), String(longest=256))),
+    Option("adapter", "Adapter", "service", String(), None,
+        "The LoRA adapter to answer with, by name; \"base\" is the model without one.",
+        "adapter", template=True),
+    Option("request_id", "Request id", "service", String(), None,
+        "An id for the request, as in logs; an id in flight is refused.",
+        "request_id", template=True),
 )
 # fmt: on
 

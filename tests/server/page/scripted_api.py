@@ -64,6 +64,8 @@ class ScriptedApi:
     models: list[dict[str, Any]] = field(default_factory=lambda: list(MODELS))
     bodies: list[dict[str, Any]] = field(default_factory=list)
     aborted: int = 0
+    most_bytes: int = 200_000
+    """Of a request, as the page is told."""
     cached: int = 0
     """Tokens of each prompt that were in the prefix cache."""
     answer: str | None = None
@@ -77,7 +79,7 @@ class ScriptedApi:
 
     def reset(self) -> None:
         self.key, self.loading, self.aborted, self.models = None, False, 0, list(MODELS)
-        self.answer, self.cached = None, 0
+        self.answer, self.cached, self.most_bytes = None, 0, 200_000
         self.bodies.clear()
         self.hold.clear()
 
@@ -87,7 +89,7 @@ class ScriptedApi:
 
         @app.get("/v1/models")
         async def models(request: Request) -> Response:
-            answer = {"object": "list", "data": self.models, "max_body_bytes": 200_000}
+            answer = {"object": "list", "data": self.models, "max_body_bytes": self.most_bytes}
             return self._refused(request) or JSONResponse(answer)
 
         @app.post("/tokenize")
@@ -126,7 +128,8 @@ class ScriptedApi:
         try:
             async for delta in self._deltas(body, asked):
                 tokens += 1
-                yield event(delta, logprobs=probabilities(delta) if "logprobs" in body else None)
+                shown = probabilities(delta) if "logprobs" in body else None
+                yield event(delta, model=body["model"], logprobs=shown)
         except asyncio.CancelledError:
             self.aborted += 1
             raise
@@ -137,7 +140,7 @@ class ScriptedApi:
             yield b'data: {"error": {"message": "The engine died.", "type": "server_error"}}\n\n'
         elif asked != "cut":
             finish = {"weather": "tool_calls", "length": "length"}.get(asked, "stop")
-            yield event({}, finish)
+            yield event({}, finish, model=body["model"])
             yield usage(11, tokens, self.cached)
             yield b"data: [DONE]\n\n"
 
@@ -221,10 +224,14 @@ def text_of(message: dict[str, Any]) -> str:
 
 
 def event(
-    delta: dict[str, Any], finish: str | None = None, logprobs: dict[str, Any] | None = None
+    delta: dict[str, Any],
+    finish: str | None = None,
+    *,
+    model: str,
+    logprobs: dict[str, Any] | None = None,
 ) -> bytes:
     choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-    return f"data: {json.dumps({'model': 'scripted', 'choices': [choice]})}\n\n".encode()
+    return f"data: {json.dumps({'model': model, 'choices': [choice]})}\n\n".encode()
 
 
 def probabilities(delta: dict[str, Any]) -> dict[str, Any] | None:

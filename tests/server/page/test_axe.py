@@ -10,6 +10,7 @@ from playwright.async_api import Page, expect
 
 from tests.server.page.actions import answers, ask, composer
 from tests.server.page.scripted_api import ScriptedApi
+from tests.server.page.test_media import choose
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -46,6 +47,7 @@ async def editing(page: Page) -> None:
 
 async def settings(page: Page) -> None:
     await page.keyboard.press("Alt+KeyS")
+    await page.get_by_text("More options").click()
     await page.get_by_label("Functions").fill("[{]")
 
 
@@ -63,6 +65,7 @@ async def deletion(page: Page) -> None:
     await ask(page, "one")
     await page.locator(".conversations li").hover()
     await page.get_by_role("button", name="Delete one").click()
+    await page.get_by_role("button", name="Undo").wait_for()
 
 
 async def unknown_address(page: Page) -> None:
@@ -70,9 +73,24 @@ async def unknown_address(page: Page) -> None:
     await page.locator(".notice").wait_for()
 
 
+async def search(page: Page) -> None:
+    await ask(page, "apples")
+    await page.keyboard.press("Alt+KeyN")
+    await ask(page, "pears")
+    await page.get_by_label("Search the conversations").fill("you said")
+    await page.locator("#sidebar mark").first.wait_for()
+    await page.locator(".conversations li").first.hover()
+
+
+async def too_much(page: Page) -> None:
+    await choose(page, *[(f"{each}.png", "image/png", b"0" * 90_000) for each in range(2)])
+    await page.locator("#composer > .excess").wait_for()
+
+
 async def phone(page: Page) -> None:
     await page.set_viewport_size({"width": 390, "height": 780})
     await ask(page, "rich")
+    await answers(page).locator(".figures").get_by_role("button").click()
 
 
 async def phone_with_conversations(page: Page) -> None:
@@ -96,6 +114,8 @@ STATES = [
     keyboard,
     deletion,
     unknown_address,
+    search,
+    too_much,
     phone,
     phone_with_conversations,
     enlarged,

@@ -28,8 +28,8 @@ async def test_an_answer_streams_and_its_pace_is_shown(page: Page, api: Scripted
     await settled(page)
     await expect(answers(page).locator(".prose").last).to_have_text("Before. After.")
     await expect(answers(page)).to_have_attribute("aria-busy", "false")
-    await expect(page.locator(".pace")).to_contain_text("11 in · 3 tokens · ")
-    await expect(page.locator(".pace")).to_contain_text("tokens/s")
+    await expect(page.locator(".figures")).to_contain_text("3 tokens · ")
+    await expect(page.locator(".figures")).to_contain_text("prompt: 11 tokens")
     assert api.last == {
         "messages": [{"role": "user", "content": "held"}],
         "model": "scripted",
@@ -160,7 +160,7 @@ async def test_settings_go_with_the_request(page: Page, api: ScriptedApi) -> Non
     await page.keyboard.press("Alt+KeyS")
     await page.get_by_label("Of this conversation").fill("Be brief.")
     await page.get_by_label("Temperature").fill("0.5")
-    await page.get_by_label("Top p").fill("0.9")
+    await page.get_by_label("Top-p").fill("0.9")
     await page.get_by_label("Max tokens").fill("64")
     await page.get_by_label("Seed").fill("7")
     await page.get_by_role("combobox", name="Thinking", exact=True).select_option("Off")
@@ -279,6 +279,7 @@ async def test_a_server_that_is_loading_is_waited_for(page: Page, api: ScriptedA
     await expect(page.locator("#model")).to_be_hidden()
     api.loading = False
     await expect(page.locator("#model")).to_be_visible()
+    await expect(page.locator(".notice")).to_have_count(0)
     await ask(page, "hello")
     assert api.last["model"] == "scripted"
 
@@ -327,3 +328,48 @@ async def test_answers_under_way_go_on_in_other_conversations(page: Page, api: S
     await expect(page.locator(".running")).to_have_count(0)
     await page.locator("#sidebar").get_by_role("link", name="held", exact=True).click()
     await expect(answers(page).locator(".prose").last).to_have_text("Before. After.")
+
+
+async def test_the_welcome_names_the_model_that_is_chosen(page: Page, api: ScriptedApi) -> None:
+    welcome = page.locator(".welcome")
+    await expect(welcome).to_contain_text("You talk to scripted.")
+    await page.locator("#model").select_option("pirate")
+    await expect(welcome).to_contain_text("You talk to pirate.")
+    await expect(page.locator("#model")).to_have_attribute("title", "pirate")
+
+
+async def test_an_answer_names_its_model_where_that_has_changed(
+    page: Page, api: ScriptedApi
+) -> None:
+    await ask(page, "one")
+    await ask(page, "two")
+    await expect(page.locator(".author:visible")).to_have_count(0)
+    await page.locator("#model").select_option("pirate")
+    await ask(page, "three")
+    await expect(page.locator(".author:visible")).to_have_text(["pirate"])
+    await ask(page, "four")
+    await expect(page.locator(".author:visible")).to_have_text(["pirate"])
+    await page.locator("#model").select_option("scripted")
+    await page.get_by_role("button", name="Retry").last.click()
+    await settled(page)
+    await expect(page.locator(".author:visible")).to_have_text(["pirate", "scripted"])
+    await page.get_by_role("button", name="Earlier version").click()
+    await expect(page.locator(".author:visible")).to_have_text(["pirate", "pirate"])
+
+
+async def test_an_answer_without_a_word_says_so(page: Page, api: ScriptedApi) -> None:
+    api.answer = ""
+    await ask(page, "hello")
+    await expect(answers(page)).to_contain_text("The model answered nothing.")
+
+
+async def test_a_full_context_is_told(page: Page, api: ScriptedApi) -> None:
+    api.models = [{"id": "scripted", "parent": None, "max_model_len": 30}]
+    await page.reload()
+    await expect(page.locator("#model option")).to_have_count(1)
+    fine = page.locator("#fine")
+    await expect(fine).to_have_text("Models make mistakes. Check what matters.")
+    await ask(page, "hello")  # 11 tokens, and 5 of the answer
+    await expect(fine).to_have_text("The context is 53 % full: 16 of 30 tokens.")
+    await page.keyboard.press("Alt+KeyN")
+    await expect(fine).to_have_text("Models make mistakes. Check what matters.")

@@ -10,6 +10,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.server.page.actions import answers, ask, composer, questions, settled
 from tests.server.page.scripted_api import ScriptedApi
+from tests.server.page.test_media import choose
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -170,3 +171,44 @@ async def test_what_is_spoken(page: Page, api: ScriptedApi) -> None:
     await expect(said).to_have_text("The answer is complete.")
     await ask(page, "break")
     await expect(said).to_have_text("The answer failed: The engine died.")
+
+
+async def ask_by_touch(phone: Page, text: str) -> None:
+    await composer(phone).fill(text)
+    await phone.get_by_role("button", name="Send").tap()
+    await expect(answers(phone)).to_have_count(1)
+    await settled(phone)
+
+
+async def test_what_belongs_to_a_question_is_nearer_to_it_than_to_its_answer(
+    phone: Page, api: ScriptedApi
+) -> None:
+    await ask_by_touch(phone, "hello")
+    asked = await phone.locator("article.user .bubble").bounding_box()
+    buttons = await phone.locator("article.user .actions").bounding_box()
+    answer = await answers(phone).locator(".prose").last.bounding_box()
+    assert asked
+    assert buttons
+    assert answer
+    above = buttons["y"] - (asked["y"] + asked["height"])
+    below = answer["y"] - (buttons["y"] + buttons["height"])
+    assert 0 <= above < below / 3
+    await phone.get_by_label("You").get_by_role("button", name="Copy").tap()
+    for button in await phone.locator(".actions .quiet-button:visible").all():
+        box = await button.bounding_box()
+        assert box
+        assert min(box["width"], box["height"]) >= 32  # px, for a finger
+
+
+async def test_many_files_leave_a_phone_its_thread(phone: Page, api: ScriptedApi) -> None:
+    await ask_by_touch(phone, "hello")
+    files = [(f"a-file-with-a-long-name-{each}.txt", "text/plain", b"words") for each in range(7)]
+    await choose(phone, *files)
+    await expect(phone.locator("#composer .chip")).to_have_count(7)
+    chips = await phone.locator("#composer .chips").bounding_box()
+    assert chips
+    assert chips["height"] < 70
+    await expect(phone.locator("#composer .chip").last).to_be_in_viewport(ratio=0.9)  # the new one
+    assert await phone.evaluate(CUT, "#main :not(.chips *)") == []
+    await phone.get_by_role("button", name="Remove a-file-with-a-long-name-0.txt").tap()
+    await expect(phone.locator("#composer .chip")).to_have_count(6)

@@ -34,7 +34,7 @@ async def edit_answer(page: Page) -> None:
 async def test_an_answer_that_was_cut_goes_on_in_place(page: Page, api: ScriptedApi) -> None:
     await ask(page, "length")
     await expect(page.locator(".note", has_text="the limit of tokens")).to_be_visible()
-    await expect(page.locator(".pace")).to_contain_text("11 in · 5 tokens")
+    await expect(page.locator(".figures .first")).to_contain_text("5 tokens · ")
     await go_on(page).click()
     await settled(page)
     await expect(prose(page)).to_have_text("You said: length. And on.")
@@ -42,12 +42,12 @@ async def test_an_answer_that_was_cut_goes_on_in_place(page: Page, api: Scripted
     await expect(page.get_by_label("Version 2 of 2")).to_have_count(0)
     await expect(go_on(page)).to_have_count(0)  # it has ended by itself
     await expect(page.locator(".note", has_text="the limit of tokens")).to_have_count(0)
-    await expect(page.locator(".pace")).to_contain_text("11 in · 8 tokens")  # of both rounds
+    await expect(page.locator(".figures .first")).to_contain_text("8 tokens · ")  # of both rounds
     assert api.last["continue_final_message"] is True
     assert messages_sent(api) == [("user", "length"), ("assistant", "You said: length.")]
     await reload(page)
     await expect(prose(page)).to_have_text("You said: length. And on.")
-    await expect(page.locator(".pace")).to_contain_text("11 in · 8 tokens")
+    await expect(page.locator(".figures .first")).to_contain_text("8 tokens · ")
     await ask(page, "next")
     assert messages_sent(api)[1] == ("assistant", "You said: length. And on.")
     assert "continue_final_message" not in api.last
@@ -218,6 +218,6 @@ async def test_an_answer_that_another_tab_left_has_no_growing_time(
     await page.get_by_label("File to import").set_input_files(file)
     await page.keyboard.press("Escape")
     await page.locator("#sidebar .title").click()
-    await expect(page.locator(".pace")).to_have_text(
-        "≈ 7 tokens · ≈ 2.0 tokens/s · first after 1.0 s · 4.0 s"
+    await expect(page.locator(".figures")).to_have_text(
+        "≈ 7 tokens · ≈ 2.0/s · first after 1.0 s, last after 4.0 s", use_inner_text=True
     )

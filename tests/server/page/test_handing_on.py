@@ -58,7 +58,7 @@ async def import_file(page: Page, file: Path) -> None:
 
 async def test_there_is_nothing_to_hand_on_at_first(page: Page, api: ScriptedApi) -> None:
     button = page.get_by_role("button", name="Export")
-    await expect(button).to_be_hidden()
+    await expect(button).to_be_disabled()
     await page.keyboard.press("Alt+KeyE")
     await expect(dialog(page)).to_have_count(0)
     await ask(page, "one")
@@ -66,7 +66,7 @@ async def test_there_is_nothing_to_hand_on_at_first(page: Page, api: ScriptedApi
     await expect(dialog(page)).to_be_visible()
     await page.keyboard.press("Escape")
     await page.keyboard.press("Alt+KeyN")
-    await expect(button).to_be_hidden()
+    await expect(button).to_be_disabled()
 
 
 async def test_as_markdown(page: Page, api: ScriptedApi, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ async def test_as_json_and_back(page: Page, api: ScriptedApi, tmp_path: Path) ->
     await ask(page, "What? / Is: this")
     await page.get_by_role("button", name="Retry").click()
     await settled(page)
-    pace = await page.locator(".pace").inner_text()
+    figures = await page.locator(".figures").inner_text()
     file = await saved(page, "Save as JSON", tmp_path)
     assert file.name == "What-Is-this.json"
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -121,7 +121,7 @@ async def test_as_json_and_back(page: Page, api: ScriptedApi, tmp_path: Path) ->
     # The one that was imported is shown, with its versions, its file and its figures.
     await expect(page.get_by_label("Version 2 of 2")).to_be_visible()
     await expect(page.locator(".picture img")).to_be_visible()
-    await expect(page.locator(".pace")).to_have_text(pace)
+    await expect(page.locator(".figures")).to_have_text(figures, use_inner_text=True)
     await ask(page, "on")
     await expect(page.locator("#sidebar .title").first).to_have_text("What? / Is: this")
     await page.locator("#sidebar .title").nth(1).click()

@@ -10,6 +10,7 @@ from playwright.async_api import Page, expect
 
 from tests.server.page.actions import answers, ask, composer, questions, reload, settled
 from tests.server.page.scripted_api import ScriptedApi
+from tests.server.page.test_media import RED, choose
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -20,11 +21,11 @@ async def test_conversations_outlive_a_reload(page: Page, api: ScriptedApi) -> N
     await settled(page)
     await page.keyboard.press("Alt+KeyN")
     await ask(page, "other")
-    pace = await page.locator(".pace").inner_text()
+    figures = await page.locator(".figures").inner_text()
     await reload(page)
     await expect(page.locator("#sidebar .title")).to_have_text(["other", "think"])
     await page.locator("#sidebar .title").first.click()
-    await expect(page.locator(".pace")).to_have_text(pace)
+    await expect(page.locator(".figures")).to_have_text(figures, use_inner_text=True)
     await page.locator("#sidebar .title").last.click()
     await expect(answers(page).locator(".prose").last).to_have_text("It is four.")
     await expect(page.locator(".thought")).to_be_visible()
@@ -65,19 +66,40 @@ async def test_rename_search_and_delete(page: Page, api: ScriptedApi) -> None:
     await field.press("Enter")
     await expect(page.locator("#title")).to_have_text("Fruit")
     await page.get_by_label("Search the conversations").fill("said: apples")
-    await expect(page.locator("#sidebar .title")).to_have_text(["apples"])
+    await expect(page.locator("#sidebar .title > span")).to_have_text(
+        ["apples", "You said: apples."]
+    )
+    await expect(page.locator("#sidebar mark")).to_have_text("said: apples")
     await page.get_by_label("Search the conversations").fill("")
     await page.locator(".conversations li").first.hover()
     await page.get_by_role("button", name="Delete Fruit").click()
-    await page.get_by_role("button", name="Cancel").click()
-    await expect(page.locator("#sidebar .title")).to_have_count(2)
-    await page.locator(".conversations li").first.hover()
-    await page.get_by_role("button", name="Delete Fruit").click()
-    await page.locator("dialog").get_by_role("button", name="Delete").click()
     await expect(page.locator("#sidebar .title")).to_have_text(["apples"])
     await expect(page.get_by_text("What shall we write?")).to_be_visible()
     await reload(page)
     await expect(page.locator("#sidebar .title")).to_have_text(["apples"])
+
+
+async def test_a_deleted_conversation_comes_back_whole(page: Page, api: ScriptedApi) -> None:
+    await choose(page, ("red.png", "image/png", RED))
+    await ask(page, "Which?")
+    await ask(page, "And then?")
+    address = page.url
+    await composer(page).fill("half a thought")
+    await page.locator(".conversations li").hover()
+    await page.get_by_role("button", name="Delete Which?").click()
+    await expect(page.get_by_text("What shall we write?")).to_be_visible()
+    await expect(composer(page)).to_have_value("")
+    notice = page.locator(".notice")
+    await expect(notice).to_contain_text("“Which?” was deleted.")
+    await notice.get_by_role("button", name="Undo").click()
+    await expect(notice).to_have_count(0)
+    await expect(questions(page)).to_have_text(["Which?", "And then?"])
+    await expect(page).to_have_url(address)
+    await expect(composer(page)).to_have_value("half a thought")
+    await reload(page)
+    await expect(page.locator("article.user img")).to_be_visible()
+    await ask(page, "Still?")
+    assert api.last["messages"][0]["content"][0]["type"] == "image_url"
 
 
 async def test_files_that_were_never_sent_are_pruned(page: Page, api: ScriptedApi) -> None:
@@ -261,3 +283,32 @@ async def test_a_store_that_fails_is_told_once(page: Page, api: ScriptedApi) -> 
     assert notice["y"] >= thread["y"] + thread["height"]
     await page.keyboard.press("Alt+KeyN")
     await expect(page.locator(".welcome")).to_contain_text("This browser keeps nothing")
+
+
+async def test_on_a_phone_an_undo_is_where_it_can_be_pressed(page: Page, api: ScriptedApi) -> None:
+    await page.set_viewport_size({"width": 390, "height": 700})
+    await ask(page, "one")
+    await page.get_by_role("button", name="Conversations").click()
+    await page.locator(".conversations li").hover()
+    await page.get_by_role("button", name="Delete one").click()
+    undo = page.get_by_role("button", name="Undo")
+    await expect(page.locator("#sidebar").get_by_role("button", name="Undo")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#main").get_by_role("button", name="Undo")).to_be_visible()
+    await undo.click()
+    await expect(questions(page)).to_have_text(["one"])
+
+
+async def test_what_is_found_in_a_message_leads_to_it(page: Page, api: ScriptedApi) -> None:
+    for text in ("A bird", "What of\n\nthe <b>cherry</b> tree in the garden behind the house?"):
+        await ask(page, text)
+    await page.keyboard.press("Alt+KeyN")
+    await ask(page, "another")
+    await page.get_by_label("Search the conversations").fill("CHERRY")
+    link = page.locator("#sidebar .title")
+    await expect(link).to_have_count(1)
+    await expect(link.locator(".excerpt")).to_contain_text("What of the <b>cherry</b> tree")
+    await link.click()
+    asked = page.locator("article.user", has_text="cherry")
+    await expect(asked).to_be_focused()  # it is brought into view
+    assert page.url.endswith(str(await asked.get_attribute("data-id")))

@@ -176,6 +176,9 @@ async def test_a_far_message_is_drawn_when_its_address_is_opened(
 
 
 async def test_a_long_question_is_folded(page: Page, api: ScriptedApi) -> None:
+    api.most_bytes = 1_000_000
+    await page.reload()
+    await page.locator("#model option").first.wait_for(state="attached")
     text = "\n".join(f"line {number}" for number in range(20_000))
     await page.evaluate("(text) => { document.getElementById('composer-text').value = text }", text)
     await page.locator("#composer-text").press("Enter")

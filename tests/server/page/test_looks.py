@@ -161,3 +161,24 @@ async def test_a_phone_has_no_sideways_scroll(page: Page, api: ScriptedApi, widt
     await expect(page.locator("#sidebar")).to_be_hidden()
     await page.get_by_role("button", name="Settings").click()
     assert await page.evaluate(OVERFLOW) == [False, False, []]
+
+
+async def test_what_a_hover_shows_of_a_question_takes_no_room(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "hello")
+    await ask(page, "a long question " * 40)
+    question, answer = page.get_by_label("You").first, answers(page).first
+    edit = question.get_by_role("button", name="Edit")
+    assert await edit.evaluate("(e) => getComputedStyle(e).opacity") == "0"
+    bubble = await question.locator(".bubble").bounding_box()
+    below = await answer.locator(".prose").last.bounding_box()
+    assert bubble
+    assert below
+    assert below["y"] - (bubble["y"] + bubble["height"]) < 40
+    await question.hover()
+    await expect(edit).to_have_css("opacity", "1")
+    place = await edit.bounding_box()
+    assert place
+    assert place["x"] + place["width"] < bubble["x"]
+    assert place["y"] >= bubble["y"]
+    await edit.click()
+    await expect(page.get_by_role("textbox", name="Edit the message")).to_be_focused()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.server.page.actions import answers, ask, composer, reload, settled
 from tests.server.page.scripted_api import ScriptedApi
@@ -43,7 +44,7 @@ GIVE = """([name, type, data, event]) => {
 DROP_IN_TURN = """(drops) => drops.forEach((names) => {
   const carried = new DataTransfer();
   for (const name of names) {
-    carried.items.add(new File([new Uint8Array(40000)], name, { type: "image/png" }));
+    carried.items.add(new File([new Uint8Array(20000)], name, { type: "image/png" }));
   }
   document.documentElement.dispatchEvent(
     new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true })
@@ -57,6 +58,15 @@ def encoded(content: bytes) -> str:
 
 async def give(page: Page, name: str, kind: str, content: bytes, event: str) -> None:
     await page.evaluate(GIVE, [name, kind, encoded(content), event])
+
+
+PASTE = """([text, name]) => {
+  const carried = new DataTransfer();
+  carried.setData("text/plain", text);
+  carried.items.add(new File([new Uint8Array(9)], name, { type: "image/png" }));
+  const pasted = { clipboardData: carried, bubbles: true, cancelable: true };
+  return document.getElementById("composer-text").dispatchEvent(new ClipboardEvent("paste", pasted));
+}"""
 
 
 async def choose(page: Page, *files: tuple[str, str, bytes]) -> None:
@@ -95,8 +105,7 @@ async def test_files_keep_the_order_they_were_given_in(page: Page, api: Scripted
     names = [f"{place}.png" for place in range(6)]
     await page.evaluate(DROP_IN_TURN, [names[:4], names[4:5], names[5:]])
     await ask(page, "What are these?")  # at once: what is still on its way belongs to it
-    shown = page.locator("article.user img")
-    assert await shown.evaluate_all("(all) => all.map((e) => e.alt)") == names
+    await expect(page.locator("article.user .file b")).to_have_text(names)
     assert len(api.last["messages"][0]["content"]) == 7
 
 
@@ -155,3 +164,108 @@ async def test_files_outlive_a_reload_and_travel_with_an_export(
     await ask(page, "And now?")
     url = api.last["messages"][0]["content"][0]["image_url"]["url"]
     assert url == f"data:image/png;base64,{encoded(RED)}"
+
+
+def filled(name: str, size: int) -> tuple[str, str, bytes]:
+    """A picture with data after its end, of about 4/3 of its size in a request."""
+    return name, "image/png", RED + b"0" * (size - len(RED))
+
+
+async def test_files_are_too_much_together(page: Page, api: ScriptedApi) -> None:
+    """The server of the tests takes 200 kB in a request."""
+    told = page.locator("#composer > .excess")
+    await choose(page, filled("one.png", 60_000), filled("two.png", 60_000))
+    await expect(page.locator("#composer .chip")).to_have_count(2)
+    await expect(told).to_be_hidden()
+    await choose(page, filled("three.png", 60_000), ("small.png", "image/png", BLUE))
+    chips = page.locator("#composer .chip")
+    await expect(chips.filter(has_text="Too much")).to_have_count(1)
+    await expect(chips.filter(has_text="Too much")).to_contain_text("three.png")
+    await expect(told).to_have_text(
+        "These files take 240 kB in a request: the server takes at most 200 kB."
+    )
+    await composer(page).fill("What are these?")
+    await composer(page).press("Enter")
+    await expect(page.locator(".notice")).to_contain_text("These files take 240 kB")
+    await expect(composer(page)).to_have_value("What are these?")
+    await expect(chips).to_have_count(4)
+    assert api.bodies == []
+    await page.get_by_role("button", name="Remove three.png").click()
+    await expect(told).to_be_hidden()
+    await composer(page).press("Enter")
+    await expect(answers(page)).to_have_count(1)
+    await settled(page)
+    assert len(api.last["messages"][0]["content"]) == 4
+
+
+async def test_files_are_too_much_beside_those_of_the_conversation(
+    page: Page, api: ScriptedApi
+) -> None:
+    await choose(page, filled("one.png", 90_000))
+    await ask(page, "First?")
+    await choose(page, filled("two.png", 90_000))
+    told = page.locator(".excess:visible")
+    await expect(told).to_have_text(
+        "These files take 120 kB in a request beside the 124 kB of this conversation: the server "
+        "takes at most 200 kB."
+    )
+    await page.get_by_role("button", name="Remove two.png").click()
+    await expect(told).to_be_hidden()
+    # An edit takes the place of what it edits.
+    await composer(page).press("ArrowUp")
+    await expect(page.locator(".editor .chip")).to_have_count(1)
+    await expect(told).to_be_hidden()
+
+
+async def test_a_request_that_is_too_large_is_not_sent_and_can_be_edited(
+    page: Page, api: ScriptedApi
+) -> None:
+    await ask(page, "a b " * 60_000)
+    await expect(answers(page).get_by_role("alert")).to_have_text(
+        re.compile(r"^This request has 240 kB, and the server takes 200 kB \(max_body_bytes\)\.")
+    )
+    assert api.bodies == []
+    await page.get_by_label("You").get_by_role("button", name="Edit").click()
+    edited = page.get_by_role("textbox", name="Edit the message")
+    assert len(await edited.input_value()) == 240_000
+    await edited.fill("less")
+    await edited.press("Enter")
+    await settled(page)
+    await expect(answers(page)).to_contain_text("You said: less.")
+
+
+async def test_a_proxy_that_takes_less_is_named(
+    page: Page, api: ScriptedApi, complaints: list[str]
+) -> None:
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=413, content_type="text/html", body="<html>413</html>")
+
+    await page.route("**/v1/chat/completions", refuse)
+    await choose(page, filled("one.png", 60_000))
+    await ask(page, "First?")
+    await expect(answers(page).get_by_role("alert")).to_have_text(
+        "This request has 80 kB: a proxy before the server takes less at once."
+    )
+    await expect(page.locator("article.user img")).to_be_visible()  # nothing is lost
+
+
+async def test_a_picture_that_the_browser_cannot_show_is_still_named(
+    page: Page, api: ScriptedApi
+) -> None:
+    await choose(page, ("odd.png", "image/png", b"no picture"))
+    await expect(page.locator("#composer .chip-sign .icon")).to_be_visible()
+    await ask(page, "What?")
+    await expect(page.locator("article.user .chip")).to_contain_text("odd.png")
+    await expect(page.locator("article.user img")).to_have_count(0)
+
+
+async def test_a_copied_text_with_a_picture_of_it_is_pasted_as_text(
+    page: Page, api: ScriptedApi
+) -> None:
+    """Office programs add such a picture; file managers add the names of copied files."""
+    assert await page.evaluate(PASTE, ["a\tb\n1\t2\n", "image.png"])  # left to the browser
+    await expect(page.locator("#composer .chip")).to_have_count(0)
+    assert not await page.evaluate(PASTE, ["file:///home/me/my%20cat.png\n", "my cat.png"])
+    await expect(page.locator("#composer .chip")).to_have_count(1)
+    assert not await page.evaluate(PASTE, ["", "image.png"])
+    await expect(page.locator("#composer .chip")).to_have_count(2)

@@ -151,7 +151,8 @@ async def test_a_deleted_conversation_stays_deleted(
     else:
         await page.locator(".conversations li").first.hover()
     await page.get_by_role("button", name=button).click()
-    await page.locator("dialog.small").get_by_role("button", name="Delete").click()
+    if button == "Delete all":
+        await page.locator("dialog.small").get_by_role("button", name="Delete").click()
     await expect(page.locator("#sidebar .title")).to_have_count(0)
     if not hears:
         api.hold.set()
@@ -170,6 +171,20 @@ async def test_a_draft_outlives_its_conversation(page: Page, other: Page) -> Non
     await composer(other).fill("half a thought")
     await page.locator(".conversations li").first.hover()
     await page.get_by_role("button", name="Delete one").click()
-    await page.locator("dialog.small").get_by_role("button", name="Delete").click()
     await expect(questions(other)).to_have_count(0)
     await expect(composer(other)).to_have_value("half a thought")
+
+
+async def test_what_one_tab_brings_back_is_back_in_both(page: Page, other: Page) -> None:
+    await ask(page, "one")
+    await open_first(other)
+    await page.locator(".conversations li").first.hover()
+    await page.get_by_role("button", name="Delete one").click()
+    await expect(other.locator("#sidebar .title")).to_have_count(0)
+    await page.get_by_role("button", name="Undo").click()
+    await expect(other.locator("#sidebar .title")).to_have_text(["one"])
+    await open_first(other)
+    await ask(other, "two")
+    await expect(questions(page)).to_have_text(["one", "two"])
+    await reload(page)
+    await expect(questions(page)).to_have_text(["one", "two"])

@@ -10,19 +10,37 @@ import gzip
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.abc import Traversable
 from importlib.resources import files
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from quire.characters import OBEYED
-from quire.options import Flag, Integer, Number, Option, OptionType, String, Strings, on_wire
+from quire.options import (
+    GROUPS,
+    OPTIONS_BY_NAME,
+    Documents,
+    Flag,
+    Integer,
+    Number,
+    Option,
+    OptionType,
+    ResponseFormat,
+    String,
+    Strings,
+    TokenBias,
+    TokenIds,
+    Variables,
+    on_wire,
+)
 
 PATHS = ("/", "/page/{name:path}")
 """The routes. The files hold no secret: the page itself asks for the key that the APIs need."""
@@ -48,6 +66,17 @@ _OWN = frozenset(
     }
 )
 """Options that the page sets itself, or that have no meaning in a stream of one answer."""
+
+_EXAMPLES: Mapping[type[OptionType], str] = MappingProxyType(
+    {
+        TokenIds: "[2, 32000]",
+        TokenBias: '{"1234": -5}',
+        ResponseFormat: '{"type": "json_object"}',
+        Variables: '{"date_string": "1 May 2026"}',
+        Documents: '[{"title": "…", "text": "…"}]',
+    }
+)
+"""Values of the types that are written as JSON."""
 
 # Whatever an answer contains, none of it runs, and nothing is fetched from other origins.
 _POLICY = "; ".join(
@@ -131,6 +160,7 @@ def page_files() -> Mapping[str, StaticFile]:
     made = {
         "js/obeyed.js": _static_file(_obeyed_characters(), ".js"),
         "js/options.js": _static_file(_request_options(), ".js"),
+        "js/option_names.js": _static_file(_option_names(), ".js"),
     }
     return dict(_read(files(__name__), PurePosixPath())) | made
 
@@ -143,15 +173,27 @@ def _obeyed_characters() -> bytes:
 
 def _request_options() -> bytes:
     """The options that the settings offer: a module, made from the table of all request options."""
-    options = on_wire("openai").items()
-    return _module(
-        "options.py", "OPTIONS", [_setting(*one) for one in options if one[0] not in _OWN]
-    )
+    return _module("options.py", "OPTIONS", [_setting(*one) for one in _offered().items()])
+
+
+def _option_names() -> bytes:
+    """The names of these alone, which every request needs, as a module: most loads need no more."""
+    return _module("options.py", "OPTION_NAMES", list(_offered()))
+
+
+def _offered() -> dict[str, Option]:
+    """The options that the settings offer, by their names in a request."""
+    return {name: one for name, one in on_wire("openai").items() if name not in _OWN}
 
 
 def _setting(name: str, option: Option) -> dict[str, Any]:
     """How an option is asked for: `kind` is the field's, `low` and `high` its range, if any."""
-    asked: dict[str, Any] = {"name": name, "meaning": option.meaning.replace("`", "")}
+    asked: dict[str, Any] = {
+        "name": name,
+        "label": option.label,
+        "group": GROUPS[option.group],
+        "meaning": re.sub(r"`(\w+)`", _named_for_people, option.meaning),
+    }
     kind = option.wire_types.get("openai", option.type)
     if isinstance(kind, Number):
         low = 0 if kind.or_zero else kind.low
@@ -164,7 +206,15 @@ def _setting(name: str, option: Option) -> dict[str, Any]:
         safe = {key: one for key, one in bounds.items() if one is not None and abs(one) < 2**53}
         return asked | {"kind": "integer"} | safe
     kinds: dict[type[OptionType], str] = {Flag: "flag", String: "text", Strings: "lines"}
-    return asked | {"kind": kinds.get(type(kind), "json")}
+    if type(kind) in kinds:
+        return asked | {"kind": kinds[type(kind)]}
+    return asked | {"kind": "json", "example": _EXAMPLES[type(kind)]}
+
+
+def _named_for_people(name: re.Match[str]) -> str:
+    """What a name in backticks is called on the page: an option by its label."""
+    option = OPTIONS_BY_NAME.get(name[1])
+    return name[1] if option is None else f"“{option.label}”"
 
 
 def _module(source: str, name: str, value: Any) -> bytes:

@@ -1,7 +1,9 @@
 // The server's API, as this page uses it.
+import { sizeText } from "./files.js";
 import { readEvents } from "./sse.js";
 
 const KEY = "quire.key";
+const LARGE = 500_000; // bytes of a request that a proxy before the server may refuse
 
 /** A refusal of the server, or a failed connection, whose `status` is 0. */
 export class ApiError extends Error {
@@ -17,6 +19,7 @@ export class Api {
   constructor(askKey, base = new URL("v1/", document.baseURI)) {
     this.base = base;
     this.askKey = askKey;
+    this.mostBytes = Infinity; // of a request, as far as is known
   }
 
   get key() {
@@ -28,10 +31,12 @@ export class Api {
     else sessionStorage.removeItem(KEY);
   }
 
-  /** {data: the served models and adapters [{id, parent, ...}], max_body_bytes}. */
+  /** The served models and adapters: [{id, parent, ...}]. */
   async models() {
     const answer = await this.#send("models", {});
-    return parsed(await unbroken(answer.text()));
+    const { data, max_body_bytes: most = Infinity } = parsed(await unbroken(answer.text()));
+    this.mostBytes = most;
+    return data;
   }
 
   /** How many tokens a text has; `signal` ends the request. */
@@ -43,7 +48,9 @@ export class Api {
 
   /** The chunks of a streamed chat completion; an AbortSignal ends it. */
   async *chat(body, signal) {
-    const answer = await this.#send("chat/completions", asJson(body, signal));
+    const request = asJson(body, signal);
+    this.#checkSize(request.body);
+    const answer = await this.#send("chat/completions", request);
     const events = readEvents(answer.body);
     try {
       for (;;) {
@@ -59,12 +66,18 @@ export class Api {
     }
   }
 
+  #checkSize(body) {
+    if (body.length * 3 <= this.mostBytes) return; // no character has more bytes
+    const { size } = new Blob([body]);
+    if (size > this.mostBytes) throw new ApiError(tooLarge(size, this.mostBytes), { status: 413 });
+  }
+
   async #send(path, options) {
     for (;;) {
       const used = this.key;
       const answer = await this.#fetch(path, options, used);
       if (answer.ok) return answer;
-      const error = await refusal(answer);
+      const error = await refusal(answer, options.body);
       if (answer.status !== 401) throw error;
       if (this.key !== used) continue; // another request has asked for a key meanwhile
       const key = await this.#askOnce(used !== null);
@@ -78,7 +91,7 @@ export class Api {
       return await fetch(new URL(path, this.base), { ...options, headers, credentials: "omit" });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError("The server cannot be reached. Does it still run?");
+      throw new ApiError(unreachable(options.body));
     }
   }
 
@@ -115,7 +128,21 @@ function parsed(data) {
   }
 }
 
-async function refusal(answer) {
+function tooLarge(size, most) {
+  return (
+    `This request has ${sizeText(size)}, and the server takes ${sizeText(most)} (max_body_bytes). It holds ` +
+    "the whole conversation: edit a question to leave files out, or begin a new conversation."
+  );
+}
+
+/** A connection is also cut by a proxy that refuses a large request before it has read all of it. */
+function unreachable(body = "") {
+  if (body.length < LARGE) return "The server cannot be reached. Does it still run?";
+  const size = sizeText(body.length);
+  return `The server cannot be reached: it does not run, or a proxy before it takes no ${size} at once.`;
+}
+
+async function refusal(answer, body = "") {
   const text = await unbroken(answer.text());
   try {
     return asError(
@@ -124,6 +151,11 @@ async function refusal(answer) {
       Number(answer.headers.get("retry-after")) || null,
     );
   } catch {
+    if (answer.status === 413) {
+      const size = sizeText(body.length);
+      const told = `This request has ${size}: a proxy before the server takes less at once.`;
+      return new ApiError(told, { status: 413 });
+    }
     const told = text.trim().slice(0, 300) || answer.statusText || "no reason given";
     return new ApiError(`The server answered ${answer.status}: ${told}`, { status: answer.status });
   }

@@ -8,9 +8,10 @@ import { Session } from "./session.js";
 import { loadSettings } from "./settings.js";
 import { openStore } from "./store.js";
 import { acceptDrops, Composer } from "./view/composer.js";
+import { tellContext } from "./view/context.js";
 import { askKey, showShortcuts } from "./view/dialogs.js";
 import { Header } from "./view/header.js";
-import { notify } from "./view/notices.js";
+import { notify, placeNotices } from "./view/notices.js";
 import { Sidebar } from "./view/sidebar.js";
 import { Thread } from "./view/thread.js";
 
@@ -26,6 +27,7 @@ async function start() {
   const composer = new Composer(session, at("composer"), { notify, editLast: () => thread.edit() });
   new Sidebar(session, at("sidebar"), sidebar.choose);
   new Header(session, at("title"), at("model"));
+  tellContext(session, at("fine"));
   acceptDrops(composer);
   at("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the address stays that of the conversation
@@ -56,12 +58,19 @@ function keepFocus(composer) {
 
 /** The models, as soon as the server has loaded them. */
 async function loadModels(session) {
-  for (let told = false; ; told = true) {
+  let told = null;
+  let problem = null;
+  for (;;) {
     try {
       await session.loadModels();
+      told?.end();
       return;
     } catch (error) {
-      if (!told) notify(error.message);
+      if (error.message === problem) told.wait();
+      else {
+        told?.end();
+        [told, problem] = [notify(error.message), error.message];
+      }
       if (error.status !== 0 && error.status !== 503) return;
       await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN));
     }
@@ -122,7 +131,7 @@ function fillBars(session, sidebar, table) {
     iconButton("menu", "Conversations (Alt+B)", toggle, { id: "menu", "aria-controls": "sidebar" }),
   );
   const share = iconButton("share", "Export (Alt+E)", () => openShare(session), { id: "share" });
-  const drawShare = () => (share.hidden = !session.isBegun);
+  const drawShare = () => (share.disabled = !session.isBegun);
   for (const event of ["list", "opened"]) session.addEventListener(event, drawShare);
   drawShare();
   at("bar-end").append(
@@ -138,12 +147,14 @@ function fillBars(session, sidebar, table) {
 function sidebarSwitch(session) {
   let isOpen = !narrow.matches && session.settings.sidebar;
   const draw = () => {
-    document.body.classList.toggle("with-sidebar", isOpen);
+    document.documentElement.classList.toggle("with-sidebar", isOpen);
     at("sidebar").inert = !isOpen;
     at("main").inert = isOpen && narrow.matches;
     at("menu")?.setAttribute("aria-expanded", String(isOpen));
+    placeNotices();
   };
   const turn = (open) => {
+    document.documentElement.classList.add("moving"); // only what the user moves is seen to move
     isOpen = open;
     if (!narrow.matches) session.set({ sidebar: open });
     draw();

@@ -1,10 +1,25 @@
 // From a path of messages and the settings to the body of a request.
 import { toDataUrl } from "./files.js";
-import { OPTIONS } from "./options.js";
+import { OPTION_NAMES } from "./option_names.js";
 import { quoted } from "./texts.js";
 import { answered } from "./tree.js";
 
 const ALTERNATIVES = 5;
+const ENVELOPE = 4096; // bytes of a request beside its texts and files
+
+/** About how many bytes of a request the messages of a path are; `files` are those of one more. */
+export function bytesOf(path, files = []) {
+  const sent = [...answered(path).flatMap((node) => node.files), ...files].map(fileBytes);
+  const texts = answered(path).map(({ text, reasoning = "" }) => text.length + reasoning.length);
+  return [...sent, ...texts].reduce((sum, bytes) => sum + bytes, ENVELOPE);
+}
+
+/** Texts are sent as they are, media in base64. */
+function fileBytes({ kind, size, pictures = [], picturesSize = 0, textSize = 0 }) {
+  if (kind === "text") return size;
+  if (kind === "pdf" && !pictures.length) return textSize;
+  return Math.ceil((kind === "pdf" ? picturesSize : size) / 3) * 4;
+}
 
 /** The body of /v1/chat/completions. `blobOf(id)` resolves to a stored file, or to null; `begun` is
  * an answer after the path that is to go on. */
@@ -17,7 +32,7 @@ export async function chatBody(path, system, settings, blobOf, begun = null) {
   const body = { messages, stream: true, stream_options: { include_usage: true } };
   if (begun) body.continue_final_message = true;
   if (settings.model) body.model = settings.model;
-  for (const { name } of OPTIONS) {
+  for (const name of OPTION_NAMES) {
     const value = settings.options[name] ?? null;
     if (value !== null) body[name] = value;
   }

@@ -2,7 +2,7 @@
 import { canGoOn, editedAnswer, endAnswer, newAnswer, reopen, takeChunk } from "./answer.js";
 import { Drafts } from "./drafts.js";
 import { readFile, sizeText } from "./files.js";
-import { chatBody } from "./request.js";
+import { bytesOf, chatBody } from "./request.js";
 import { saveSettings } from "./settings.js";
 import { fileIds } from "./store.js";
 import { Tabs } from "./tabs.js";
@@ -29,7 +29,6 @@ export class Session extends EventTarget {
   constructor(api, store, settings) {
     super();
     Object.assign(this, { api, store, settings, conversations: [], models: [], isLoaded: false });
-    this.mostBytes = Infinity; // of a request
     this.drafts = new Drafts((text) => this.#tell("problem", text));
     this.tabs = new Tabs((id) => this.#runOf(id) !== undefined);
     this.tabs.addEventListener("saved", ({ detail }) => this.#takeSaved(detail.id));
@@ -62,8 +61,7 @@ export class Session extends EventTarget {
   }
 
   async loadModels() {
-    const { data, max_body_bytes: mostBytes = Infinity } = await this.api.models();
-    Object.assign(this, { models: data, mostBytes });
+    this.models = await this.api.models();
     const served = this.models.some((model) => model.id === this.settings.model);
     if (!served) this.set({ model: this.models[0]?.id ?? "" });
     this.#tell("settings");
@@ -138,15 +136,28 @@ export class Session extends EventTarget {
     if (this.conversations.includes(this.current)) this.#keep(this.current);
   }
 
+  /** Returns a function that brings the conversation back. */
   async remove(conversation) {
     this.#removals += 1;
     this.stop(conversation);
     this.conversations = this.conversations.filter((other) => other !== conversation);
     if (conversation === this.current) this.create();
     this.#tell("list");
+    const draft = this.drafts.get(conversation.id);
     this.drafts.delete(conversation.id);
+    const files = (await this.#try(this.store.filesOf(conversation))) ?? [];
     await this.#try(this.store.remove(conversation));
     this.tabs.tell("removed", { ids: [conversation.id] });
+    return () => this.#restore(conversation, draft, files);
+  }
+
+  async #restore(conversation, draft, files) {
+    for (const [id, blob] of files) await this.#try(this.store.saveFile(id, blob));
+    await this.#try(this.store.restore(conversation));
+    if (draft.text || draft.files.length) this.drafts.set(conversation.id, draft);
+    this.conversations = [...this.conversations, conversation].sort(tree.latestFirst);
+    this.tabs.tell("saved", { id: conversation.id });
+    this.#show(conversation);
   }
 
   async removeAll() {
@@ -221,13 +232,14 @@ export class Session extends EventTarget {
     if (text === undefined) return kept;
     if (kept.kind === "text") return { ...kept, tokens: await this.#count(text) };
     if (!text) return this.asPictures(kept);
-    const textId = await this.#keepBlob(new Blob([text], { type: "text/plain" }));
-    return { ...kept, textId, tokens: await this.#count(text) };
+    const written = new Blob([text], { type: "text/plain" });
+    const textId = await this.#keepBlob(written);
+    return { ...kept, textId, textSize: written.size, tokens: await this.#count(text) };
   }
 
   /** Media are sent in base64, within one request. */
   #checkSize({ name, size }) {
-    const most = Math.floor((this.mostBytes * 3) / 4);
+    const most = Math.floor((this.api.mostBytes * 3) / 4);
     if (size <= most) return;
     const sizes = `${name} has ${sizeText(size)}: the server takes less than ${sizeText(most)}`;
     throw new Error(`${sizes} (max_body_bytes).`);
@@ -241,7 +253,26 @@ export class Session extends EventTarget {
     const { drawPages } = await import("./pdfs.js");
     const pages = await drawPages(await this.store.file(file.id), file.name, this.mostImages);
     const pictures = await Promise.all(pages.map((page) => this.#keepBlob(page)));
-    return { ...file, pictures };
+    return { ...file, pictures, picturesSize: pages.reduce((sum, { size }) => sum + size, 0) };
+  }
+
+  /** What is wrong with the size of a message's files: {files: those that are too much, text}; null if
+   * all fit. A request holds the whole conversation up to the message `parent`, the last by default. */
+  excess(files, parent = this.path.at(-1)?.id ?? null) {
+    const most = this.api.mostBytes;
+    const path = tree.pathTo(this.current, parent);
+    const fitting = [];
+    for (const file of files) {
+      if (bytesOf(path, [...fitting, file]) <= most) fitting.push(file);
+    }
+    if (fitting.length === files.length) return null;
+    const before = bytesOf(path);
+    const own = sizeText(bytesOf(path, files) - before);
+    const earlier = path.some((node) => node.files.length)
+      ? ` beside the ${sizeText(before)} of this conversation`
+      : "";
+    const text = `These files take ${own} in a request${earlier}: the server takes at most ${sizeText(most)}.`;
+    return { files: files.filter((file) => !fitting.includes(file)), text };
   }
 
   /** How many images the chosen model takes. */
@@ -382,7 +413,8 @@ export class Session extends EventTarget {
     if (this.conversations.includes(conversation)) this.#keep(conversation);
     this.#redraw(conversation);
     this.#tell("settled", node);
-    if (error?.status === 404) this.loadModels().catch(() => {}); // it is not served any more
+    // The model is not served any more, or the server takes less at once than it told.
+    if ([404, 413].includes(error?.status)) this.loadModels().catch(() => {});
   }
 
   async #stream(conversation, node, signal) {

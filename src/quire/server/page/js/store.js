@@ -74,6 +74,18 @@ class BrowserStore {
     return told;
   }
 
+  /** Save one that was deleted. */
+  async restore(conversation) {
+    await this.#ask("conversations", "readwrite", (all) => all.put(conversation));
+  }
+
+  /** The files of a conversation: [[id, blob]]. */
+  async filesOf(conversation) {
+    const ids = [...fileIds(conversation)];
+    const blobs = await Promise.all(ids.map((id) => this.file(id)));
+    return ids.map((id, index) => [id, blobs[index]]).filter(([, blob]) => blob !== null);
+  }
+
   async saveFile(id, blob) {
     await this.#ask("files", "readwrite", (all) => all.put({ id, blob, at: Date.now() }), "file");
   }
@@ -153,6 +165,15 @@ class MemoryStore {
   async save(conversation) {
     this.#conversations.set(conversation.id, structuredClone(conversation));
     return { removed: false, changed: false };
+  }
+
+  async restore(conversation) {
+    await this.save(conversation);
+  }
+
+  async filesOf(conversation) {
+    const ids = [...fileIds(conversation)].filter((id) => this.#files.has(id));
+    return ids.map((id) => [id, this.#files.get(id)]);
   }
 
   async saveFile(id, blob) {

@@ -20,6 +20,7 @@ export class Composer {
       "aria-label": "Message",
     });
     this.chips = h("ul", { class: "chips", "aria-label": "Attached files", hidden: true });
+    this.excess = h("p", { class: "excess", role: "status", hidden: true });
     this.picker = h("input", {
       type: "file",
       multiple: true,
@@ -30,6 +31,7 @@ export class Composer {
     const attach = iconButton("attach", "Attach files", () => this.picker.click());
     form.append(
       this.chips,
+      this.excess,
       this.field,
       h("div", { class: "row" }, attach, this.picker, this.button),
     );
@@ -94,9 +96,10 @@ export class Composer {
     field.addEventListener("paste", (event) => {
       const files = [...(event.clipboardData?.files ?? [])];
       const text = event.clipboardData?.getData("text/plain") ?? "";
-      if (!files.length && text.length < LONG) return;
+      const isFiles = files.length > 0 && namesOnly(text, files);
+      if (!isFiles && text.length < LONG) return;
       event.preventDefault();
-      if (files.length) this.attach(files);
+      if (isFiles) this.attach(files);
       else this.#addText(text);
     });
     picker.addEventListener("change", () => {
@@ -152,27 +155,36 @@ export class Composer {
     if (left || this.#isEmpty) return;
     const text = this.field.value;
     const files = this.#files;
+    const excess = this.session.excess(files);
+    if (excess) return this.notify(excess.text);
     this.field.value = "";
     this.#setFiles([]);
     this.session.send(text, files);
   }
 
   #setFiles(files) {
+    const isMore = files.length > this.#files.length;
     this.#files = files;
     this.#keepDraft();
     this.#drawChips();
+    const { scrollWidth: left, scrollHeight: top } = this.chips;
+    if (isMore) this.chips.scrollTo({ left, top }); // to the new one
   }
 
   #drawChips() {
     const { store, model } = this.session;
     const most = model?.max_model_len;
+    const excess = this.session.excess(this.#files);
     const chips = this.#files.map((file) => {
       const remove = () => (this.#replace(file), this.focus());
-      return fileChip(file, store, remove, { more: this.#choices(file), most });
+      const isTooMuch = excess?.files.includes(file);
+      return fileChip(file, store, remove, { more: this.#choices(file), most, isTooMuch });
     });
     const here = this.#reading.filter(({ conversation }) => conversation === this.conversation);
     this.chips.replaceChildren(...chips, ...here.map(({ name }) => readingChip(name)));
     this.chips.hidden = !this.chips.children.length;
+    this.excess.hidden = excess === null;
+    this.excess.textContent = excess?.text ?? "";
     this.draw();
   }
 
@@ -225,6 +237,17 @@ export class Composer {
     this.#files = files;
     this.#drawChips();
   }
+}
+
+/** Whether a text that was copied with files has nothing but their names: office programs give a picture
+ * of a text that was copied, file managers the paths of files. */
+function namesOnly(text, files) {
+  const lines = text.split("\n").map((line) => line.trim());
+  return lines.every((line) => !line || files.some(({ name }) => isPathOf(line, name)));
+}
+
+function isPathOf(line, name) {
+  return [line, line.replaceAll("%20", " ")].some((path) => path.endsWith(name));
 }
 
 /** Files dropped anywhere on the page are attached. */

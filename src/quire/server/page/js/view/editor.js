@@ -4,17 +4,26 @@ import { isComposing, isTouched } from "../keys.js";
 import { fileChip } from "./media.js";
 
 /** `draft`: {text, files} to begin with; `keep(draft)` takes each change, `done(draft, goesOn)` makes
- * the branch, which the model writes on if `goesOn`, and `cancel()` changes nothing. */
-export function editorView(node, draft, store, { keep, done, cancel }) {
+ * the branch, which the model writes on if `goesOn`, and `cancel()` changes nothing. `excess(files)` says
+ * which files are too much. */
+export function editorView(node, draft, store, { keep, done, cancel, excess }) {
   const isAnswer = node.role === "assistant";
   const label = isAnswer ? "Edit the answer" : "Edit the message";
   let { files } = draft;
   const field = h("textarea", { value: draft.text, rows: 2, dir: "auto", "aria-label": label });
   const chips = h("ul", { class: "chips", "aria-label": "Attached files" });
+  const problem = h("p", { class: "excess", role: "status" });
   const written = () => ({ text: field.value, files });
-  const save = (goesOn) => (field.value.trim() || files.length) && done(written(), goesOn);
+  const save = (goesOn) => {
+    if ((field.value.trim() || files.length) && !excess(files)) done(written(), goesOn);
+  };
   const showChips = () => {
-    chips.replaceChildren(...files.map((file) => fileChip(file, store, () => remove(file))));
+    const over = excess(files);
+    const chip = (file) =>
+      fileChip(file, store, () => remove(file), { isTooMuch: over?.files.includes(file) });
+    chips.replaceChildren(...files.map(chip));
+    problem.hidden = !over;
+    problem.textContent = over?.text ?? "";
   };
   const remove = (file) => {
     files = files.filter((other) => other !== file);
@@ -43,7 +52,7 @@ export function editorView(node, draft, store, { keep, done, cancel }) {
     "aria-label": label,
     data: { id: node.id },
   });
-  element.append(chips, field, h("div", { class: "row" }, note, buttons));
+  element.append(chips, problem, field, h("div", { class: "row" }, note, buttons));
   return {
     element,
     focus: () => (field.focus(), field.setSelectionRange(field.value.length, field.value.length)),

@@ -20,6 +20,7 @@ export class Header {
     if (key !== this.key) this.#list(models);
     this.key = key;
     this.select.value = settings.model;
+    this.select.title = settings.model; // it may be too long for the bar
     this.select.hidden = !models.length;
   }
 

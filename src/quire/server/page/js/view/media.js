@@ -32,12 +32,12 @@ export function shownFile(file, store) {
 function content(file, address) {
   if (file.kind === "image") {
     const picture = h("img", { src: address, alt: file.name, loading: "lazy" });
-    const open = () => showLarge(address, file.name);
-    return h(
-      "button",
-      { type: "button", class: "picture", title: file.name, onclick: open },
-      picture,
-    );
+    const onclick = () => showLarge(address, file.name);
+    const shape = { type: "button", class: "picture", title: file.name, onclick };
+    const button = h("button", shape, picture);
+    // The browser cannot show it, though the server may.
+    picture.addEventListener("error", () => button.replaceWith(plainChip(file)));
+    return button;
   }
   return h(file.kind, {
     src: address,
@@ -69,6 +69,10 @@ function documentButton(file, store) {
   );
 }
 
+function plainChip(file) {
+  return h("span", { class: "chip" }, chipSign({ kind: "file" }), chipWords(file, sizeOf(file)));
+}
+
 const READ = 200_000; // characters of a text that are shown
 
 async function read(file, store) {
@@ -94,16 +98,16 @@ async function read(file, store) {
 }
 
 /** An attached file, with a button that removes it. `more`: other buttons; `most`: the tokens that the
- * model takes. */
-export function fileChip(file, store, remove, { more = [], most = Infinity } = {}) {
+ * model takes; `isTooMuch`: whether the server does not take it beside the others. */
+export function fileChip(file, store, remove, options = {}) {
+  const { more = [], most = Infinity, isTooMuch = false } = options;
   const sign = chipSign(file);
   if (file.kind === "image") {
-    addressOf(file, store).then(
-      (address) => address && sign.append(h("img", { src: address, alt: "" })),
-    );
+    addressOf(file, store).then((address) => address && sign.append(thumbnail(address)));
   }
-  const tooLong = file.tokens?.count > most && !file.pictures?.length;
-  const note = tooLong ? h("small", { class: "problem" }, `The model takes ${shown(most)}`) : null;
+  const isTooLong = file.tokens?.count > most && !file.pictures?.length;
+  const problem = isTooMuch ? "Too much" : isTooLong ? `The model takes ${shown(most)}` : null;
+  const note = problem && h("small", { class: "problem" }, problem);
   return h(
     "li",
     { class: "chip" },
@@ -112,6 +116,13 @@ export function fileChip(file, store, remove, { more = [], most = Infinity } = {
     more,
     iconButton("close", `Remove ${file.name}`, remove),
   );
+}
+
+/** A small picture; a sign of one where the browser cannot show it, though the server may. */
+function thumbnail(address) {
+  const picture = h("img", { src: address, alt: "" });
+  picture.addEventListener("error", () => picture.replaceWith(icon("picture")));
+  return picture;
 }
 
 /** A file that is still being read. */

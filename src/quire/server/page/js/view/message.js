@@ -1,8 +1,9 @@
 // One message of the thread.
-import { ENDINGS, canGoOn, pace } from "../answer.js";
+import { ENDINGS, canGoOn } from "../answer.js";
 import { addressOf } from "../address.js";
 import { h, icon, iconButton, show } from "../dom.js";
 import { isUnanswered } from "../tree.js";
+import { figures, growingFigures } from "./figures.js";
 import { Prose, copyButton } from "./prose.js";
 import { shownFile } from "./media.js";
 import { saidText } from "./said.js";
@@ -22,11 +23,10 @@ function question(node, { session, index, count, edit }) {
   if (files.length) content.append(h("div", { class: "files" }, files));
   if (node.text) content.append(...saidText(node.text));
   const actions = h("div", { class: "actions" }, branches(node, session, index, count));
-  actions.append(
-    quietIcon("edit", "Edit", () => edit(node)),
-    copyButton(() => node.text),
-    linkTo(node, session),
-  );
+  const copy = copyButton(() => node.text);
+  const alone = [quietIcon("edit", "Edit", () => edit(node)), copy];
+  for (const button of alone) button.title = button.textContent; // often there is but the icon
+  actions.append(...alone, linkTo(node, session));
   return h(
     "article",
     { class: "message user", "aria-label": "You", data: { id: node.id } },
@@ -91,6 +91,7 @@ class AnswerView {
   #prose = new Prose();
   #thought = new Prose();
   #calls = [];
+  #tellsAll = false; // whether a narrow page shows all figures
 
   constructor(node, context) {
     Object.assign(this, { node, context });
@@ -103,6 +104,7 @@ class AnswerView {
     );
     this.callList = h("div", { class: "calls" });
     this.waiting = h("div", { class: "waiting", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
+    this.author = h("p", { class: "author", dir: "auto" });
     this.footer = h("div", { class: "actions" });
     this.element = h(
       "article",
@@ -111,7 +113,7 @@ class AnswerView {
         "aria-label": `Answer of ${node.model || "the model"}`,
         data: { id: node.id },
       },
-      [this.thoughtBlock, this.#prose.element, this.callList, this.waiting, this.footer],
+      [this.author, this.thoughtBlock, this.#prose.element, this.callList, this.waiting, this.footer],
     );
   }
 
@@ -127,11 +129,13 @@ class AnswerView {
     this.isBlank = false;
     const growing = this.context.growing;
     this.element.setAttribute("aria-busy", String(growing));
+    this.author.hidden = !this.context.namesModel;
+    show(this.author, node.model ?? "");
     this.#showThought(growing);
     this.#prose.update(node.text, !growing);
     this.#showCalls();
     this.waiting.hidden = !growing || node.times.first !== null;
-    if (growing) this.footer.replaceChildren(...paceText(node));
+    if (growing) this.footer.replaceChildren(growingFigures(node) ?? "");
     else this.footer.replaceChildren(...this.#ending(), ...this.#actions());
   }
 
@@ -158,9 +162,10 @@ class AnswerView {
   #ending() {
     const { finish, error } = this.node;
     const why = error ? problem(error) : ENDINGS[finish] ? note(ENDINGS[finish]) : null;
+    const empty = isEmpty(this.node) ? note("The model answered nothing.") : null;
     const edited = this.node.edited ? note("Edited by you.") : null;
     const left = isUnanswered(this.node) ? note("Later questions go without this one.") : null;
-    return [why, edited, left].filter((each) => each !== null);
+    return [why, empty, edited, left].filter((each) => each !== null);
   }
 
   #actions() {
@@ -176,7 +181,7 @@ class AnswerView {
       node.text && !node.calls.length ? quietIcon("edit", "Edit", () => edit(node)) : null,
       linkTo(node, session),
       this.#probabilitiesButton(),
-      ...paceText(node),
+      figures(node, this.#tellsAll, (all) => (this.#tellsAll = all)),
     ];
     return all.filter((each) => each !== null);
   }
@@ -200,6 +205,11 @@ class AnswerView {
     button.setAttribute("aria-pressed", String(this.tokens?.hidden === false));
     return button;
   }
+}
+
+/** Whether an answer ended by itself, without a word. */
+function isEmpty({ text, calls, finish }) {
+  return finish === "stop" && !text.trim() && !calls.length;
 }
 
 function note(text) {
@@ -239,31 +249,4 @@ function pretty(text) {
 function duration(milliseconds) {
   if (!Number.isFinite(milliseconds)) return "";
   return milliseconds < 950 ? " for a moment" : ` for ${Math.round(milliseconds / 1000)} s`;
-}
-
-function timeText(seconds) {
-  return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`;
-}
-
-function paceText(node) {
-  const told = pace(node);
-  if (!told) return [];
-  const { tokens, rate, seconds, wait, exact } = told;
-  const about = exact ? "" : "≈ ";
-  const shownRate = rate >= 100 ? Math.round(rate) : rate.toFixed(1);
-  const parts = [
-    ...promptText(node.usage),
-    `${about}${tokens} ${tokens === 1 ? "token" : "tokens"}`,
-    `${about}${shownRate} tokens/s`,
-    `first after ${timeText(wait)}`,
-    timeText(seconds),
-  ];
-  const title =
-    "Tokens of the prompt, of the answer, a second after the first one; time to it, and in all";
-  return [h("span", { class: "pace", title }, parts.join(" · "))];
-}
-
-function promptText(usage) {
-  if (!Number.isFinite(usage?.prompt)) return [];
-  return [`${usage.prompt} in${usage.cached ? ` (${usage.cached} cached)` : ""}`];
 }

@@ -2,13 +2,23 @@
 import { h } from "../dom.js";
 import { OPTIONS } from "../options.js";
 
-const FIRST = ["temperature", "top_p", "max_tokens", "seed", "enable_thinking"];
-const LABELS = { max_tokens: "Max tokens", enable_thinking: "Thinking" };
+// What most people look for; reasoning_effort is at home beside enable_thinking.
+const FIRST = [
+  "temperature",
+  "top_p",
+  "max_tokens",
+  "seed",
+  "enable_thinking",
+  "reasoning_effort",
+];
 
 /** A switch between all conversations and this one, and the fields of either. */
 export function optionFields(session) {
   const fields = h("div", {});
-  const show = (here) => fields.replaceChildren(...groups(session, here));
+  const show = (here) => {
+    const isOpen = fields.querySelector("details")?.open ?? false;
+    fields.replaceChildren(...groups(session, here, isOpen));
+  };
   const here = Object.keys(session.optionsOf(true)).length > 0;
   const choices = [
     choice("In all conversations", !here, () => show(false)),
@@ -25,42 +35,77 @@ function choice(label, checked, onchange) {
   return h("label", {}, radio, h("span", {}, label));
 }
 
-function groups(session, here) {
-  const field = (option) => optionField(session, option, here);
+function groups(session, here, isOpen) {
   const first = FIRST.flatMap((name) => OPTIONS.filter((option) => option.name === name));
   const others = OPTIONS.filter((option) => !first.includes(option));
-  const set = Object.keys(session.optionsOf(here));
-  const open = others.some(({ name }) => set.includes(name));
-  const summary = h("summary", {}, "All options");
   const note = here
     ? "An empty field leaves it to what holds in all conversations, which it shows."
     : "An empty field leaves it to the model, whose own value it shows.";
   return [
     h("p", { class: "note" }, note),
-    h("div", { class: "grid" }, first.map(field)),
     h(
-      "details",
-      { class: "more", open },
-      summary,
-      others.map((option) => explained(option, field)),
+      "div",
+      { class: "grid" },
+      first.map((option) => optionField(session, option, here)),
     ),
+    moreOptions(session, others, here, isOpen),
   ];
 }
 
-function explained(option, field) {
-  const label = field(option);
-  const id = `about-${option.name}`;
-  label.querySelector("input, select, textarea").setAttribute("aria-describedby", id);
-  return h("div", { class: "option" }, label, h("p", { class: "note", id }, option.meaning));
+/** The options that few people look for, by groups, with a field that finds them; they are unfolded where
+ * one is set, or if `isOpen`. */
+function moreOptions(session, options, here, isOpen) {
+  const kept = session.optionsOf(here);
+  const set = options.filter(({ name }) => name in kept).length;
+  const sections = [...new Set(options.map(({ group }) => group))].map((group) => {
+    const own = options.filter((option) => option.group === group);
+    const rows = own.map((option) => explained(session, option, here));
+    return { options: own, rows, element: h("section", {}, h("h4", {}, group), rows) };
+  });
+  const nothing = h("p", { class: "note", role: "status" });
+  const find = h("input", {
+    type: "search",
+    placeholder: "Find an option",
+    "aria-label": "Find an option",
+    oninput: () => {
+      const found = narrowed(sections, find.value.trim().toLowerCase());
+      nothing.textContent = found ? "" : "No other option has this in its name or its text.";
+    },
+  });
+  const summary = h("summary", {}, set ? `More options (${set} set)` : "More options");
+  const shown = sections.map(({ element }) => element);
+  return h("details", { class: "more", open: isOpen || set > 0 }, summary, find, nothing, shown);
+}
+
+/** Hide what a text is not in; returns whether anything is left. */
+function narrowed(sections, text) {
+  for (const { options, rows, element } of sections) {
+    options.forEach(({ name, label, meaning }, index) => {
+      rows[index].hidden = ![name, label, meaning].some((one) => one.toLowerCase().includes(text));
+    });
+    element.hidden = rows.every(({ hidden }) => hidden);
+  }
+  return sections.some(({ element }) => !element.hidden);
+}
+
+/** An option with its meaning, and its name in the API for those who know that. */
+function explained(session, option, here) {
+  const { name, meaning } = option;
+  const labelled = optionField(session, option, here);
+  const api = h("code", { id: `api-${name}` }, name);
+  const about = h("p", { class: "note", id: `about-${name}` }, meaning);
+  const field = labelled.querySelector("input, select, textarea");
+  field.setAttribute("aria-describedby", `${about.id} ${api.id}`);
+  return h("div", { class: "option" }, labelled, api, about);
 }
 
 function optionField(session, option, here) {
-  const { name, kind, meaning } = option;
+  const { name, kind, label: text, meaning } = option;
   const value = session.optionsOf(here)[name] ?? null;
   const keep = (changed) => session.setOption(name, changed, here);
   const field = FIELDS[kind](option, value, elsewhere(session, name, here), keep);
-  const text = LABELS[name] ?? labelOf(name);
-  const label = h("label", { class: "field", title: meaning }, h("span", {}, text), field);
+  const title = `${meaning} (${name})`;
+  const label = h("label", { class: "field", title }, h("span", {}, text), field);
   const isSetInAll = here && name in session.optionsOf(false);
   return isSetInAll ? h("div", {}, label, leftToModel(session, name, field)) : label;
 }
@@ -85,13 +130,10 @@ function elsewhere(session, name, here) {
   return here ? (session.optionsOf(false)[name] ?? own) : own;
 }
 
-function labelOf(name) {
-  return name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
-}
-
 const number = (step) => (option, value, other, keep) => {
-  const limits = { step, min: option.low, max: option.high };
-  const field = h("input", { type: "number", inputMode: "decimal", ...limits, value: value ?? "" });
+  const inputMode = option.low >= 0 ? "decimal" : null; // some phones' pad of digits has no minus
+  const limits = { step, min: option.low, max: option.high, inputMode };
+  const field = h("input", { type: "number", ...limits, value: value ?? "" });
   field.placeholder = shown(other);
   field.addEventListener("change", () => {
     if (field.reportValidity()) keep(field.value === "" ? null : field.valueAsNumber);
@@ -132,10 +174,10 @@ const FIELDS = {
     });
     return field;
   },
-  json: (_, value, other, keep) => {
+  json: ({ example }, value, other, keep) => {
     const text = value === null ? "" : JSON.stringify(value, null, 1);
     const field = h("textarea", { rows: 2, class: "code", value: text, spellcheck: false });
-    field.placeholder = "JSON";
+    field.placeholder = `JSON, such as ${example}`;
     field.addEventListener("change", () => {
       const read = parsed(field.value);
       field.setCustomValidity(read.problem);

@@ -1,9 +1,12 @@
 // The list of conversations.
 import { addressOf, blankAddress } from "../address.js";
 import { arrange, h, icon, iconButton } from "../dom.js";
-import { confirmed, written } from "./dialogs.js";
+import { written } from "./dialogs.js";
+import { notify } from "./notices.js";
 
 const DAY = 86_400_000;
+const BEFORE = 24; // characters of a message that are shown before what was searched
+const AFTER = 80;
 
 export class Sidebar {
   #query = "";
@@ -40,10 +43,11 @@ export class Sidebar {
 
   draw() {
     const { session } = this;
-    const found = session.conversations.filter((each) => this.#fits(each));
+    const places = new Map(session.conversations.map((each) => [each, this.#place(each)]));
+    const found = session.conversations.filter((each) => places.get(each));
     this.search.hidden = session.conversations.length < 2;
     const groups = Map.groupBy ? Map.groupBy(found, groupOf) : new Map([["Conversations", found]]);
-    const shown = [...groups].map(([name, conversations]) => this.#group(name, conversations));
+    const shown = [...groups].map(([name, all]) => this.#group(name, all, places));
     if (!found.length)
       shown.push(
         h("p", { class: "note" }, this.#query ? "Nothing found." : "No conversations yet."),
@@ -51,24 +55,30 @@ export class Sidebar {
     arrange(this.list, shown);
   }
 
-  #fits(conversation) {
+  /** Where a conversation has what is searched: {node, at} in a message, or its title without a node;
+   * null if nowhere. */
+  #place({ title, nodes }) {
     const query = this.#query;
-    if (!query || conversation.title.toLowerCase().includes(query)) return true;
-    return conversation.nodes.some((node) => node.text.toLowerCase().includes(query));
+    if (!query || title.toLowerCase().includes(query)) return { node: null };
+    for (const node of nodes) {
+      const at = node.text.toLowerCase().indexOf(query);
+      if (at >= 0) return { node, at };
+    }
+    return null;
   }
 
-  #group(name, conversations) {
-    const items = conversations.map((conversation) => this.#item(conversation));
+  #group(name, conversations, places) {
+    const items = conversations.map((each) => this.#item(each, places.get(each)));
     return h("section", {}, h("h2", {}, name), h("ul", {}, items));
   }
 
-  #item(conversation) {
+  #item(conversation, { node, at }) {
     const { session } = this;
     const title = conversation.title || "Untitled";
     const current = conversation === session.current ? "page" : null;
     const name = h("a", {
       class: "title",
-      href: addressOf(conversation),
+      href: addressOf(conversation, node),
       "aria-current": current,
       title,
       onclick: (event) => isElsewhere(event) || this.close(),
@@ -76,6 +86,7 @@ export class Sidebar {
     name.append(h("span", { dir: "auto" }, title));
     if (session.runs(conversation))
       name.append(h("i", { class: "running", title: "An answer is coming" }));
+    if (node) name.append(excerpt(node.text, at, this.#query.length));
     return h(
       "li",
       { class: current ? "current" : "" },
@@ -91,18 +102,25 @@ export class Sidebar {
   }
 
   async #remove(conversation, title) {
-    const sure = await confirmed(
-      "Delete the conversation?",
-      `“${title}” is deleted from this browser for good.`,
-      "Delete",
-    );
-    if (sure) await this.session.remove(conversation);
+    const restore = await this.session.remove(conversation);
+    notify(`“${title}” was deleted.`, { label: "Undo", act: restore });
+    if (document.activeElement === document.body) this.list.querySelector("a")?.focus();
   }
 }
 
 /** Whether a click opens its link in another tab or window. */
 function isElsewhere({ ctrlKey, metaKey, shiftKey }) {
   return ctrlKey || metaKey || shiftKey;
+}
+
+/** A piece of a text, with what was searched marked in it. */
+function excerpt(text, at, length) {
+  const line = (piece) => piece.replace(/\s+/g, " ");
+  const start = Math.max(0, at - BEFORE);
+  const before = (start ? "…" : "") + line(text.slice(start, at)).trimStart();
+  const found = h("mark", {}, line(text.slice(at, at + length)));
+  const after = line(text.slice(at + length, at + length + AFTER));
+  return h("span", { class: "excerpt", dir: "auto" }, before, found, after);
 }
 
 function groupOf({ updated }) {

@@ -30,6 +30,7 @@ export class Thread {
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     jump.addEventListener("click", () => this.follow("smooth"));
     for (const event of ["thread", "store"]) session.addEventListener(event, () => this.draw());
+    session.addEventListener("settings", () => session.path.length || this.draw()); // names the model
     session.addEventListener("progress", ({ detail }) => this.#grow(detail));
     session.addEventListener("asked", () => this.follow());
     session.addEventListener("settled", ({ detail }) => announce(spoken(detail)));
@@ -41,7 +42,7 @@ export class Thread {
     const changed = this.conversation !== session.current;
     if (changed) this.#reset(session.current);
     const path = session.path;
-    const shown = path.map((node, index) => this.#viewOf(node, path.length - index).element);
+    const shown = path.map((node, index) => this.#viewOf(node, path, index).element);
     if (!path.length && session.isLoaded) shown.push(welcome(session));
     const form = this.#resultsForm(path);
     arrange(this.list, form ? [...shown, form] : shown);
@@ -85,21 +86,23 @@ export class Thread {
     this.backlog.clear();
   }
 
-  /** A message's view, made again if its state has changed; it is the `fromEnd`-th from the end. */
-  #viewOf(node, fromEnd) {
+  /** A message's view, made again if its state has changed; `at` is its place on the path. */
+  #viewOf(node, path, at) {
     const { session } = this;
     const all = siblings(session.current, node);
+    const fromEnd = path.length - at;
     const context = {
       session,
       index: all.indexOf(node),
       count: all.length,
       growing: session.isGrowing(node),
       last: fromEnd === 1,
+      namesModel: namesModel(node, all, path.slice(0, at)),
     };
     context.edit = (edited) => this.edit(edited);
     const editing = session.drafts.has(editKey(node));
     const { index, count, growing, last } = context;
-    const state = [node.revision, index, count, growing, last, editing].join();
+    const state = [node.revision, index, count, growing, last, editing, context.namesModel].join();
     const known = this.#views.get(node.id);
     if (known?.state === state) return known.view;
     const view = editing
@@ -117,6 +120,7 @@ export class Thread {
     const key = editKey(node);
     return editorView(node, drafts.get(key), store, {
       keep: (draft) => drafts.set(key, draft),
+      excess: (files) => session.excess(files, node.parent),
       done: ({ text, files }, goesOn) => {
         if (session.isRunning) return; // it stays open until it can be sent
         drafts.delete(key);
@@ -173,6 +177,15 @@ export class Thread {
     this.#top = scrollTop;
     this.jump.hidden = near || this.#following;
   }
+}
+
+/** Whether an answer says which model has written it: others have written its versions, or the answer
+ * before it. */
+function namesModel({ role, model }, versions, before) {
+  const earlier = before.findLast((node) => node.role === "assistant");
+  const others = [...versions, ...(earlier ? [earlier] : [])];
+  const isAnother = (other) => other.model && other.model !== model;
+  return role === "assistant" && Boolean(model) && others.some(isAnother);
 }
 
 function editKey(node) {

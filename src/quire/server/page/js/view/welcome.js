@@ -7,7 +7,8 @@ export function welcome(session) {
     "section",
     { class: "welcome" },
     h("h1", {}, "What shall we write?"),
-    h("p", {}, model ? ["You talk to ", h("b", {}, model), ". "] : null, whereKept(session)),
+    h("p", {}, whereKept(session)),
+    h("p", {}, model ? ["You talk to ", h("b", {}, model), "."] : null), // once the server has told
   );
 }
 

@@ -1,0 +1,14 @@
+// The chosen colours and the sidebar, before the first paint; as a plain script, so that nothing flashes
+// or moves when the modules are there.
+{
+  let kept = {};
+  try {
+    kept = JSON.parse(localStorage.getItem("quire.settings")) ?? {};
+  } catch {
+    // nothing was chosen, or there is no storage
+  }
+  const root = document.documentElement;
+  if (kept.theme === "light" || kept.theme === "dark") root.dataset.theme = kept.theme;
+  const wide = !matchMedia("(max-width: 52rem)").matches;
+  root.classList.toggle("with-sidebar", wide && kept.sidebar !== false);
+}
