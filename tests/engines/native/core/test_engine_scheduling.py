@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from quire.engines.native.core.batch import Batch
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from tests.engines.native.core.engines import (

@@ -150,7 +150,7 @@ def test_how_far_a_step_is_grows_up_to_its_end(
 
     thread = threading.Thread(target=ask)
     thread.start()
-    logits_of(runner, random_ids(LENGTH))
+    logits_of(runner, random_ids(48))
     ended.set()
     thread.join()
     assert told == sorted(told)
