@@ -2,6 +2,7 @@
 import { ENDINGS, canGoOn, pace } from "../answer.js";
 import { addressOf } from "../address.js";
 import { h, icon, iconButton, show } from "../dom.js";
+import { readRuns } from "../token_runs.js";
 import { isUnanswered } from "../tree.js";
 import { Prose, copyButton } from "./prose.js";
 import { shownFile } from "./media.js";
@@ -127,6 +128,7 @@ class AnswerView {
     this.isBlank = false;
     const growing = this.context.growing;
     this.element.setAttribute("aria-busy", String(growing));
+    if (growing) this.#hideTokens();
     this.#showThought(growing);
     this.#prose.update(node.text, !growing);
     this.#showCalls();
@@ -181,14 +183,22 @@ class AnswerView {
     return all.filter((each) => each !== null);
   }
 
+  /** Show the text in place of the tokens, which are others once it has grown. */
+  #hideTokens() {
+    this.tokens?.remove();
+    this.tokens = null;
+    this.#prose.element.hidden = false;
+  }
+
   /** Shows the answer's tokens in place of its text, and the other way. */
   #probabilitiesButton() {
     const { node } = this;
-    if (!node.logprobs?.length) return null;
+    if (!node.probabilities?.length) return null;
     const button = quietIcon("chart", "Probabilities", async () => {
       if (!this.tokens) {
         const { tokensView } = await import("./probabilities.js");
-        this.tokens ??= tokensView(node.logprobs);
+        const runs = await readRuns(node, this.context.session.store);
+        this.tokens ??= tokensView(node.text, runs);
         this.tokens.hidden = true;
         this.#prose.element.after(this.tokens);
       }
