@@ -67,7 +67,14 @@ async def test_of_a_long_block_the_last_part_alone_is_drawn_anew(
     assert told["wrong"] is None
 
 
-WORDS = ["word ", "more words here ", "lorem ipsum dolor sit amet ", "漢字漢字漢字。", "**bold** ", "`code` "]
+WORDS = [
+    "word ",
+    "more words here ",
+    "lorem ipsum dolor sit amet ",
+    "漢字漢字漢字。",
+    "**bold** ",
+    "`code` ",
+]
 MARKS = [
     "*", "**", "_", "__", "`", "``", "[", "](", ")", "]", "![", "~~", "$5 ", "$x$ ", "\\(", "\\)", "\\*", "|",
     " | ", "\n", "\n\n", "\n- ", "\n> ", "\n1. ", "\n---\n", "\n===\n", "\n|---|---|\n", "&amp;", "&",

@@ -44,7 +44,9 @@ async def test_parts_of_characters_blanks_and_breaks(page: Page, api: ScriptedAp
         "title", "A part of a character: bytes C3"
     )
     await expect(text.locator(".break")).to_have_text(["\n"])
-    blanks = await text.locator(".blank").evaluate_all("(all) => all.map((e) => e.parentElement.textContent)")
+    blanks = await text.locator(".blank").evaluate_all(
+        "(all) => all.map((e) => e.parentElement.textContent)"
+    )
     assert blanks == ["ße ", " "]  # alone, or at an end that nothing shows
     mark = "(e) => getComputedStyle(e, '::before').content"
     assert await text.locator(".break").evaluate(mark) == '"↵"'
