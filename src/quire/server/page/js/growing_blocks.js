@@ -151,7 +151,8 @@ const REACH = 200; // characters before a place in which a cut is looked for
 function endBefore(text, limit) {
   const from = Math.max(0, limit - REACH);
   const found = [...text.slice(from, limit + 2).matchAll(CUTS)];
-  const blank = found.findLast(({ 0: letter, index }) => text[from + index + letter.length] === " ");
+  const isBlank = ({ 0: letter, index }) => text[from + index + letter.length] === " ";
+  const blank = found.findLast(isBlank);
   const last = blank ?? found.at(-1);
   return last ? from + last.index + last[0].length : 0;
 }

@@ -2,7 +2,6 @@
 import { ENDINGS, canGoOn, pace } from "../answer.js";
 import { addressOf } from "../address.js";
 import { h, icon, iconButton, show } from "../dom.js";
-import { readRuns } from "../token_runs.js";
 import { isUnanswered } from "../tree.js";
 import { Prose, copyButton } from "./prose.js";
 import { shownFile } from "./media.js";
@@ -197,10 +196,11 @@ class AnswerView {
     const button = quietIcon("chart", "Probabilities", async () => {
       if (!this.tokens) {
         const { tokensView } = await import("./probabilities.js");
-        const runs = await readRuns(node, this.context.session.store);
-        this.tokens ??= tokensView(node.text, runs);
-        this.tokens.hidden = true;
-        this.#prose.element.after(this.tokens);
+        const view = await tokensView(node, this.context.session.store);
+        if (this.tokens) return; // it was pressed twice
+        this.tokens = view;
+        view.hidden = true;
+        this.#prose.element.after(view);
       }
       const shown = this.tokens.hidden;
       this.tokens.hidden = !shown;

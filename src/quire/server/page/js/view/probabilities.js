@@ -1,6 +1,6 @@
 // The tokens of an answer, coloured by their probability, each with the most likely ones in its place.
 import { h } from "../dom.js";
-import { spelt } from "../token_runs.js";
+import { readRuns, spelt } from "../spelling.js";
 
 const CLASSES = [
   { least: 0.9, name: "likely", told: "90 % and more" },
@@ -10,7 +10,9 @@ const CLASSES = [
 ];
 
 /** An answer's whole text; what no run is known of is shown without colours. */
-export function tokensView(text, runs) {
+export async function tokensView(node, store) {
+  const { text } = node;
+  const runs = await readRuns(node, store);
   const tokens = new Map(); // element -> token
   const shown = [];
   let at = 0;
