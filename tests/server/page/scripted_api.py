@@ -7,7 +7,7 @@ import json
 import math
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +52,10 @@ def add(a: int, b: int) -> int:
 
 [site]: https://example.org
 """
+
+
+PIECES = (b"Gr\xc3\xbc", b"\xc3", b"\x9fe ", b"\n", b" ", b"\xf0\x9f", b"\x91\x8b", b" you", b"!")
+"""Tokens of an answer, of which some hold only a part of a character."""
 
 
 @dataclass
@@ -128,8 +132,9 @@ class ScriptedApi:
         try:
             async for delta in self._deltas(body, asked):
                 tokens += 1
-                shown = probabilities(delta) if "logprobs" in body else None
-                yield event(delta, model=body["model"], logprobs=shown)
+                spelling = delta.pop("tokens", None)
+                likely = probabilities(delta, spelling) if "logprobs" in body else None
+                yield event(delta, model=body["model"], logprobs=likely)
         except asyncio.CancelledError:
             self.aborted += 1
             raise
@@ -176,6 +181,8 @@ class ScriptedApi:
             yield {"content": "Before. "}
             await self._held()
             yield {"content": "After."}
+        elif asked == "pieces":
+            yield {"content": b"".join(PIECES).decode(), "tokens": PIECES}
         elif asked == "think":
             for word in ("Let me ", "see: **two**."):
                 yield {"reasoning_content": word}
@@ -234,13 +241,21 @@ def event(
     return f"data: {json.dumps({'model': model, 'choices': [choice]})}\n\n".encode()
 
 
-def probabilities(delta: dict[str, Any]) -> dict[str, Any] | None:
-    """Half for the token, a quarter for another one."""
+def probabilities(
+    delta: dict[str, Any], spelling: Sequence[bytes] | None = None
+) -> dict[str, Any] | None:
+    """Half for each token, a quarter for another one; a delta is one token if no other are given."""
     if not delta.get("content"):
         return None
-    rivals = [(delta["content"], math.log(0.5)), ("other ", math.log(0.25))]
-    top = [{"token": token, "logprob": logprob, "bytes": []} for token, logprob in rivals]
-    return {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
+    tokens: list[dict[str, Any]] = []
+    for raw in spelling or [delta["content"].encode()]:
+        top = [likely(raw, 0.5), likely(b"other ", 0.25)]
+        tokens.append({**top[0], "top_logprobs": top})
+    return {"content": tokens, "refusal": None}
+
+
+def likely(raw: bytes, share: float) -> dict[str, Any]:
+    return {"token": raw.decode(errors="replace"), "bytes": list(raw), "logprob": math.log(share)}
 
 
 def usage(prompt: int, completion: int, cached: int) -> bytes:

@@ -222,3 +222,54 @@ async def test_what_is_folded(page: Page, api: ScriptedApi, text: str, size: str
         assert "\ufffd" not in (await questions(page).text_content() or "")  # no half character
         await fold.click()
     assert await questions(page).evaluate("(e) => e.textContent") == text
+
+
+PUT = """(field, text) => {
+  field.focus();
+  field.value = text;
+  field.setSelectionRange(text.length, text.length);
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+}"""
+KEYS = """() => {
+  const field = document.getElementById("composer-text");
+  const { get } = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
+  globalThis.work = { read: 0, kept: 0 };
+  Object.defineProperty(field, "value", {
+    get() { work.read += 1; return get.call(this); },
+    configurable: true,
+  });
+  const { setItem } = Storage.prototype;
+  Storage.prototype.setItem = function (...given) { work.kept += 1; setItem.apply(this, given); };
+}"""
+
+
+async def test_a_key_in_a_long_message_neither_reads_nor_keeps_it(
+    page: Page, api: ScriptedApi
+) -> None:
+    """Either takes longer than a key may; the text is kept in the next pause, or when it is left."""
+    text = "\n".join(f"line {number} of a long message" for number in range(20_000))
+    await page.locator("#composer-text").evaluate(PUT, text)
+    await page.evaluate(KEYS)
+    await page.clock.install()  # no pause comes until the test says so
+    for _ in range(5):
+        await page.keyboard.press("a")
+    assert await page.evaluate("work") == {"read": 0, "kept": 0}
+    await page.clock.run_for(1000)
+    assert (await page.evaluate("work"))["kept"] == 1
+    await page.keyboard.press("b")
+    await page.clock.resume()
+    await page.reload()
+    await expect(page.locator("#composer-text")).to_have_value(f"{text}aaaaab")
+
+
+async def test_a_long_message_stays_with_its_conversation(page: Page, api: ScriptedApi) -> None:
+    """Also where no pause comes before another conversation is opened."""
+    await ask(page, "first")
+    text = "words\n" * 5000
+    await page.locator("#composer-text").evaluate(PUT, text)
+    await page.clock.install()
+    await page.keyboard.press("a")
+    await page.keyboard.press("Alt+KeyN")
+    await expect(page.locator("#composer-text")).to_have_value("")
+    await page.keyboard.press("Alt+ArrowDown")
+    await expect(page.locator("#composer-text")).to_have_value(f"{text}a")

@@ -1,4 +1,5 @@
 // An assistant's message, filled by the chunks of a stream.
+import { kept } from "./token_runs.js";
 
 /** Why an answer ended, if not by itself. */
 export const ENDINGS = Object.freeze({
@@ -17,7 +18,7 @@ export function newAnswer(model) {
     edited: false,
     rounds: 0,
     earlier: null,
-    logprobs: null,
+    probabilities: [],
     thought: null,
     ...newRound(),
   };
@@ -32,7 +33,8 @@ function newRound() {
 /** An answer as the user has changed it, which is complete until it goes on. */
 export function editedAnswer(node, text) {
   const { role, reasoning, model, thought = null } = node;
-  const written = { ...newAnswer(model), role, reasoning, thought, text };
+  const probabilities = kept(node, text);
+  const written = { ...newAnswer(model), role, reasoning, thought, text, probabilities };
   return { ...written, edited: true, finish: "stop", times: null };
 }
 
@@ -72,7 +74,6 @@ export function takeChunk(node, chunk) {
   if (content || calls?.length) endThought(node);
   if (content) node.text += content;
   for (const call of calls ?? []) takeCall(node, call);
-  for (const token of choice.logprobs?.content ?? []) takeToken(node, token);
   if (choice.finish_reason) node.finish = choice.finish_reason;
 }
 
@@ -81,12 +82,6 @@ function takeCall(node, { index = 0, id, function: called = {} }) {
   if (id) call.id = id;
   call.name += called.name ?? "";
   call.arguments += called.arguments ?? "";
-}
-
-/** Keep a token of the answer: [its text, its log-probability, the same of the most likely ones]. */
-function takeToken(node, { token, logprob, top_logprobs: top = [] }) {
-  node.logprobs ??= [];
-  node.logprobs.push([token, logprob, top.map((one) => [one.token, one.logprob])]);
 }
 
 function endThought(node) {

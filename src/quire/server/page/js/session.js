@@ -7,6 +7,7 @@ import { saveSettings } from "./settings.js";
 import { fileIds } from "./store.js";
 import { Tabs } from "./tabs.js";
 import { estimated } from "./texts.js";
+import { RUNS_TYPE, TokenRuns } from "./token_runs.js";
 import * as tree from "./tree.js";
 
 const UNUSED = 86_400_000; // ms that a file is kept that was attached and never sent
@@ -173,11 +174,13 @@ export class Session extends EventTarget {
   /** {conversations, files}: how many are kept, and in how many bytes. */
   async keptSize() {
     const texts = this.conversations.map((each) => JSON.stringify(each));
-    const files = (await this.#try(this.store.fileSizes())) ?? [];
-    const sum = files.reduce((all, bytes) => all + bytes, 0);
+    const blobs = (await this.#try(this.store.files())) ?? [];
+    const files = blobs.filter(({ type }) => type !== RUNS_TYPE);
+    const sum = (all) => all.reduce((bytes, { size }) => bytes + size, 0);
+    const beside = sum(blobs) - sum(files);
     return {
-      conversations: { count: texts.length, bytes: new Blob(texts).size },
-      files: { count: files.length, bytes: sum },
+      conversations: { count: texts.length, bytes: new Blob(texts).size + beside },
+      files: { count: files.length, bytes: sum(files) },
     };
   }
 
@@ -401,12 +404,14 @@ export class Session extends EventTarget {
       this.#tell("asked");
     }
     let error = null;
+    const runs = new TokenRuns(node, (id, blob) => this.#try(this.store.saveFile(id, blob)));
     try {
-      await this.#stream(conversation, node, controller.signal);
+      await this.#stream(conversation, node, runs, controller.signal);
     } catch (caught) {
       if (this.#left) node.finish = "cut";
       else error = caught;
     }
+    if (this.conversations.includes(conversation)) runs.flush();
     endAnswer(node, error);
     node.revision += 1;
     this.#running.delete(conversation.id);
@@ -417,7 +422,7 @@ export class Session extends EventTarget {
     if ([404, 413].includes(error?.status)) this.loadModels().catch(() => {});
   }
 
-  async #stream(conversation, node, signal) {
+  async #stream(conversation, node, runs, signal) {
     const path = tree.pathTo(conversation, node.parent);
     const options = { ...this.settings.options, ...conversation.options };
     const settings = { ...this.settings, options };
@@ -427,7 +432,9 @@ export class Session extends EventTarget {
     signal.throwIfAborted();
     let nextSave = Date.now() + SAVE_FIRST;
     for await (const chunk of this.api.chat(body, signal)) {
+      const from = node.text.length;
       takeChunk(node, chunk);
+      runs.add(chunk, from);
       if (conversation === this.current) this.#tell("progress", node);
       if (Date.now() > nextSave) {
         nextSave = Date.now() + SAVE_EVERY;

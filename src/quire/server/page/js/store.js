@@ -94,10 +94,10 @@ class BrowserStore {
     return (await this.#ask("files", "readonly", (all) => all.get(id), "file"))?.blob ?? null;
   }
 
-  /** The sizes of all files, in bytes. */
-  async fileSizes() {
+  /** All files, as Blobs. */
+  async files() {
     const files = await this.#ask("files", "readonly", (all) => all.getAll(), "file");
-    return files.map(({ blob }) => blob.size);
+    return files.map(({ blob }) => blob);
   }
 
   /** Delete the files that are not in `used` and older than a time. */
@@ -184,8 +184,8 @@ class MemoryStore {
     return this.#files.get(id) ?? null;
   }
 
-  async fileSizes() {
-    return [...this.#files.values()].map(({ size }) => size);
+  async files() {
+    return [...this.#files.values()];
   }
 
   async prune() {} // memory is freed with the page
@@ -203,7 +203,11 @@ class MemoryStore {
 
 /** The ids of all files of a conversation; several messages may share one. */
 export function fileIds(conversation) {
-  return new Set(conversation.nodes.flatMap((node) => node.files.flatMap(idsOf)));
+  return new Set(conversation.nodes.flatMap(fileIdsOf));
+}
+
+function fileIdsOf({ files, probabilities = [] }) {
+  return [...files.flatMap(idsOf), ...probabilities.map(({ id }) => id)];
 }
 
 /** The ids under which a file of a message is kept: a PDF has its text and its pages' pictures, too. */

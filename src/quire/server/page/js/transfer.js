@@ -90,7 +90,7 @@ function checkedNode(node, renamed) {
   };
   if (node.role === "tool") return { ...kept, callId: text(node.callId), name: text(node.name) };
   if (node.role === "user") return kept;
-  return { ...kept, ...checkedAnswer(node) };
+  return { ...kept, ...checkedAnswer(node, renamed) };
 }
 
 function checkedFile(file, renamed) {
@@ -110,7 +110,7 @@ function checkedFile(file, renamed) {
   return { ...kept, textId, pictures: pictures.filter(Boolean), pages: number(file.pages) };
 }
 
-function checkedAnswer(node) {
+function checkedAnswer(node, renamed) {
   const calls = objects(node.calls).map((call) => ({
     id: text(call.id),
     name: text(call.name),
@@ -131,7 +131,7 @@ function checkedAnswer(node) {
     pieces: number(node.pieces, 0),
     rounds: number(node.rounds, 0),
     earlier: checkedPace(node.earlier),
-    logprobs: checkedTokens(node.logprobs),
+    probabilities: objects(node.probabilities).flatMap((file) => checkedRuns(file, renamed)),
   };
 }
 
@@ -149,9 +149,7 @@ function checkedPace(value) {
     : null;
 }
 
-/** The tokens of an answer with their log-probabilities, or null. */
-function checkedTokens(value) {
-  const isToken = (one) => typeof one?.[0] === "string" && Number.isFinite(one[1]);
-  const isKnown = (one) => isToken(one) && Array.isArray(one[2]) && one[2].every(isToken);
-  return Array.isArray(value) && value.every(isKnown) ? value : null;
+/** A file with probabilities; what is in it is looked at when it is shown. */
+function checkedRuns({ id, until }, renamed) {
+  return renamed.has(id) ? [{ id: renamed.get(id), until: number(until, null) }] : [];
 }

@@ -3,8 +3,9 @@
 // {id, title, named, created, updated, system, options: {name: value}, nodes: [node],
 //  chosen: {parent or "": child}, changed: {title, system, options: when the user wrote it}}
 // node: {id, parent, role: user | assistant | tool, text, files, created, revision} and, of the
-// assistant, {reasoning, calls, model, edited, finish, error, usage, times, logprobs, pieces, rounds:
-// how often it went on, earlier: the pace before that}; of a tool, {callId, name}.
+// assistant, {reasoning, calls, model, edited, finish, error, usage, times, pieces, rounds: how often it
+// went on, earlier: the pace before that, probabilities: [{id, until}], files with those of the text up to
+// a place, or of all that they have}; of a tool, {callId, name}.
 
 const TITLE_LENGTH = 60;
 

@@ -4,10 +4,14 @@ import { isComposing, isTouched } from "../keys.js";
 import { fileChip, readingChip } from "./media.js";
 
 const LONG = 5000; // characters; a longer text becomes a file when it is pasted
+const SLOW = 20_000; // characters; reading and keeping a longer text takes longer than a key may
+const PAUSE = 400; // ms without a key, after which a long text is kept
 
 export class Composer {
   #files = [];
   #reading = []; // names of files that are being read
+  #length = 0; // of the text when it was last read
+  #timer = null; // runs while the text has changed and is not kept yet
   #attached = Promise.resolve(); // resolves once all files so far are stored, one after another
 
   constructor(session, form, { notify, editLast }) {
@@ -88,10 +92,9 @@ export class Composer {
       if (this.session.isRunning) this.session.stop();
       else this.#send();
     });
-    field.addEventListener("input", () => {
-      this.#keepDraft();
-      this.draw();
-    });
+    field.addEventListener("input", () => this.#changed());
+    field.addEventListener("blur", () => this.#settle());
+    addEventListener("pagehide", () => this.#settle());
     field.addEventListener("keydown", (event) => this.#key(event));
     field.addEventListener("paste", (event) => {
       const files = [...(event.clipboardData?.files ?? [])];
@@ -109,6 +112,20 @@ export class Composer {
     this.session.addEventListener("thread", () => this.draw());
     this.session.addEventListener("list", () => this.draw());
     this.session.addEventListener("settings", () => this.#drawChips()); // another model sees or not
+  }
+
+  /** Keep what is written: at once, or, where that takes long, in the next pause. */
+  #changed() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#settle(), PAUSE);
+    if (this.#length <= SLOW) this.#settle();
+  }
+
+  /** Keep what has changed and is not kept yet. */
+  #settle() {
+    if (this.#timer === null) return;
+    this.#keepDraft();
+    this.draw();
   }
 
   #key(event) {
@@ -225,15 +242,25 @@ export class Composer {
   #keepDraft() {
     const { drafts } = this.session;
     const key = this.session.draftKey(this.conversation);
-    const draft = { text: this.field.value, files: this.#files };
+    const draft = { text: this.#read(), files: this.#files };
     if (draft.text || draft.files.length) drafts.set(key, draft);
     else drafts.delete(key);
   }
 
+  #read() {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    const { value } = this.field;
+    this.#length = value.length;
+    return value;
+  }
+
   #openDraft(conversation) {
+    if (this.#timer !== null) this.#keepDraft(); // that of the conversation before
     this.conversation = conversation;
     const { text, files } = this.session.drafts.get(this.session.draftKey(conversation));
     this.field.value = text;
+    this.#length = text.length;
     this.#files = files;
     this.#drawChips();
   }

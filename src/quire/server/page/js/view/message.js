@@ -131,6 +131,7 @@ class AnswerView {
     this.element.setAttribute("aria-busy", String(growing));
     this.author.hidden = !this.context.namesModel;
     show(this.author, node.model ?? "");
+    if (growing) this.#hideTokens();
     this.#showThought(growing);
     this.#prose.update(node.text, !growing);
     this.#showCalls();
@@ -186,16 +187,25 @@ class AnswerView {
     return all.filter((each) => each !== null);
   }
 
+  /** Show the text in place of the tokens, which are others once it has grown. */
+  #hideTokens() {
+    this.tokens?.remove();
+    this.tokens = null;
+    this.#prose.element.hidden = false;
+  }
+
   /** Shows the answer's tokens in place of its text, and the other way. */
   #probabilitiesButton() {
     const { node } = this;
-    if (!node.logprobs?.length) return null;
+    if (!node.probabilities?.length) return null;
     const button = quietIcon("chart", "Probabilities", async () => {
       if (!this.tokens) {
         const { tokensView } = await import("./probabilities.js");
-        this.tokens ??= tokensView(node.logprobs);
-        this.tokens.hidden = true;
-        this.#prose.element.after(this.tokens);
+        const view = await tokensView(node, this.context.session.store);
+        if (this.tokens) return; // it was pressed twice
+        this.tokens = view;
+        view.hidden = true;
+        this.#prose.element.after(view);
       }
       const shown = this.tokens.hidden;
       this.tokens.hidden = !shown;

@@ -1,5 +1,6 @@
 // The tokens of an answer, coloured by their probability, each with the most likely ones in its place.
 import { h } from "../dom.js";
+import { readRuns, spelt } from "../spelling.js";
 
 const CLASSES = [
   { least: 0.9, name: "likely", told: "90 % and more" },
@@ -8,31 +9,54 @@ const CLASSES = [
   { least: 0, name: "rare", told: "less" },
 ];
 
-/** `tokens`: [text, log-probability, the same of the most likely ones]. */
-export function tokensView(tokens) {
-  const spans = tokens.map(([text, logprob]) =>
-    h("span", { class: `token ${classOf(logprob).name}` }, text),
+/** An answer's whole text; what no run is known of is shown without colours. */
+export async function tokensView(node, store) {
+  const { text } = node;
+  const runs = await readRuns(node, store);
+  const tokens = new Map(); // element -> token
+  const shown = [];
+  let at = 0;
+  for (const run of runs) {
+    const part = text.slice(run.from, run.to);
+    const all = spelt(run, part);
+    shown.push(text.slice(at, run.from));
+    for (const { token, shown: own } of all) {
+      const element = tokenElement(token, own);
+      tokens.set(element, token);
+      shown.push(element);
+    }
+    at = run.from + all.reduce((sum, one) => sum + one.shown.length, 0);
+  }
+  shown.push(text.slice(at));
+  return interactive(
+    shown.filter((one) => one !== ""),
+    tokens,
   );
+}
+
+function interactive(shown, tokens) {
+  const elements = [...tokens.keys()];
+  const indices = new Map(elements.map((element, index) => [element, index]));
   const card = h("div", { class: "alternatives", role: "status", hidden: true });
   const legend = h("p", { class: "legend" });
   for (const { name, told } of CLASSES) legend.append(h("span", { class: `token ${name}` }, told));
   const about = "The answer’s tokens. The arrow keys go from one to the next.";
   const view = h("div", { class: "tokens", tabIndex: 0, role: "group", "aria-label": about });
-  view.append(...spans, card, legend);
+  view.append(h("div", { class: "text", dir: "auto" }, shown), card, legend);
   let chosen = -1;
 
   const choose = (index) => {
-    spans[chosen]?.classList.remove("chosen");
+    elements[chosen]?.classList.remove("chosen");
     chosen = index;
     card.hidden = index < 0;
     if (index < 0) return;
-    spans[index].classList.add("chosen");
-    card.replaceChildren(...alternatives(tokens[index]));
-    place(card, spans[index], view);
+    elements[index].classList.add("chosen");
+    card.replaceChildren(...alternatives(tokens.get(elements[index])));
+    place(card, elements[index], view);
   };
   view.addEventListener("mouseover", ({ target }) => {
-    const index = spans.indexOf(target);
-    if (index >= 0) choose(index);
+    const index = indices.get(target.closest(".text > .token"));
+    if (index !== undefined) choose(index);
   });
   view.addEventListener("mouseleave", () => choose(-1));
   view.addEventListener("blur", () => choose(-1));
@@ -41,32 +65,69 @@ export function tokensView(tokens) {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (!step || event.altKey) return;
     event.preventDefault();
-    choose(Math.min(Math.max(chosen + step, 0), spans.length - 1));
-    spans[chosen].scrollIntoView({ block: "nearest" });
+    choose(Math.min(Math.max(chosen + step, 0), elements.length - 1));
+    elements[chosen].scrollIntoView({ block: "nearest" });
   });
   return view;
+}
+
+// --- a token within the text: its marks are the style's, so that a copy has none
+
+function tokenElement([written, logprob], shown) {
+  const element = h("span", { class: `token ${classOf(logprob).name}` });
+  if (shown) element.append(...marked(shown));
+  else {
+    element.classList.add("partial");
+    element.title = told(written);
+  }
+  return element;
+}
+
+/** Line breaks are marked, and blanks where nothing else shows that they are there. */
+function marked(text) {
+  const [, body, blanks] = /^([^]*?)( *)$/.exec(text);
+  const lines = body.split(/(?=\n)|(?<=\n)/).filter(Boolean);
+  const nodes = lines.map((line) => (line === "\n" ? h("span", { class: "break" }, line) : line));
+  return [...nodes, ...Array.from(blanks, (blank) => h("span", { class: "blank" }, blank))];
 }
 
 function classOf(logprob) {
   return CLASSES.find(({ least }) => Math.exp(logprob) >= least) ?? CLASSES.at(-1);
 }
 
-function alternatives([text, logprob, top]) {
-  const all = top.some(([other]) => other === text) ? top : [[text, logprob], ...top];
-  const rows = all.map(([other, value]) =>
+// --- the card of a token
+
+function alternatives([written, logprob, top]) {
+  const isTaken = ([other]) => String(other) === String(written);
+  const all = top.some(isTaken) ? top : [[written, logprob], ...top];
+  const rows = all.map((one) =>
     h(
       "li",
-      { class: other === text ? "taken" : "" },
-      h("code", {}, seen(other)),
-      h("span", {}, percent(value)),
+      { class: isTaken(one) ? "taken" : "" },
+      h("code", { title: told(one[0]) }, seen(one[0])),
+      h("span", {}, percent(one[1])),
     ),
   );
   return [h("ul", {}, rows), h("p", { class: "note" }, `log-probability ${logprob.toFixed(3)}`)];
 }
 
-/** A token with its blanks and line breaks to be seen. */
-function seen(text) {
-  return text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "(nothing)";
+/** A token alone: its outer blanks and its line breaks are seen, and a part of a character by its bytes. */
+function seen(written) {
+  if (typeof written !== "string") return partsSeen(written);
+  const blanks = (outer) => "·".repeat(outer.length);
+  const outer = written.replace(/^ +| +$/g, blanks);
+  return outer.replaceAll("\n", "↵").replaceAll("\t", "⇥") || "(nothing)";
+}
+
+/** Whole characters as such, what is left of others as one mark for each. */
+function partsSeen(bytes) {
+  return seen(new TextDecoder().decode(Uint8Array.from(bytes)).replaceAll(/\ufffd+/g, "▯"));
+}
+
+function told(written) {
+  if (typeof written === "string") return seen(written);
+  const numbers = written.map((byte) => byte.toString(16).padStart(2, "0"));
+  return `A part of a character: bytes ${numbers.join(" ").toUpperCase()}`;
 }
 
 function percent(logprob) {

@@ -2,14 +2,17 @@
 import { copyText } from "../clipboard.js";
 import { h, icon } from "../dom.js";
 import { draw } from "../formulas.js";
+import { GrowingMarkdown } from "../growing_markdown.js";
 import { colour } from "../highlight.js";
-import { GrowingMarkdown } from "../markdown.js";
 import { GrowingCode } from "./growing_code.js";
+import { patch } from "./patch.js";
+
+const NONE = { holder: null, parts: [], blocks: [] };
 
 export class Prose {
   #reader = new GrowingMarkdown();
   #shown = null;
-  #open = []; // the elements of the last block
+  #open = NONE; // the nodes that may still change: parts at the end of a long block, and blocks
   #code = null; // the last block, if it is long code that only grows
 
   constructor() {
@@ -19,7 +22,7 @@ export class Prose {
   /** Show a text that continues the one before; `ended`: it is complete. */
   update(text, ended = false) {
     const plain = text.replaceAll("\r\n", "\n").replaceAll("\r", "\n");
-    const isShown = plain === this.#shown && !(ended && this.#code);
+    const isShown = plain === this.#shown && !(ended && (this.#code || this.#reader.guesses));
     if (!isShown) this.#grow(plain, ended);
     this.#shown = plain;
     if (ended && this.#reader.hasReferences) this.#again(plain);
@@ -27,39 +30,61 @@ export class Prose {
 
   #grow(text, ended) {
     if (!ended && this.#code?.grow(text)) return;
-    const { settled, open, settledJoins, openJoins, restarts } = this.#reader.read(text);
-    for (const element of this.#open) element.remove();
-    if (restarts) this.element.lastElementChild.remove();
-    if (settled) this.#add(settled, settledJoins);
-    this.#open = this.#add(open, openJoins);
+    const { settled, open, settledJoins, openJoins, restarts } = this.#reader.read(text, ended);
+    if (settled || restarts || openJoins !== (this.#open.holder !== null)) {
+      this.#drop();
+      if (restarts) this.element.lastElementChild.remove();
+      if (settled) this.#show(settled, settledJoins);
+    }
+    this.#open = this.#show(open, openJoins);
     const { openFence } = this.#reader;
     const code = openFence && !ended ? this.element.lastElementChild.querySelector("code") : null;
     this.#code = GrowingCode.of(code, text, openFence);
   }
 
-  /** Add a fragment, whose first items go to the list at the end if it joins that; returns its nodes. */
-  #add(fragment, joins) {
+  /** Take away what may still change. */
+  #drop() {
+    for (const node of [...this.#open.parts, ...this.#open.blocks]) node.remove();
+    this.#open = NONE;
+  }
+
+  /** Show a fragment, which may begin with more of the long block at the end, in place of what is
+   * open; returns its nodes. */
+  #show(fragment, joins) {
     const nodes = [...dressed(fragment).childNodes];
-    if (!joins) {
-      this.element.append(...nodes);
-      return nodes;
-    }
+    const open = this.#open;
+    if (!joins) return { ...NONE, blocks: patch(this.element, open.blocks, nodes) };
     const [more, ...rest] = nodes;
-    const items = [...more.childNodes].slice(1); // without the line break before the first item
-    const last = this.element.lastChild;
-    if (last.nodeType === Node.TEXT_NODE) last.remove(); // the rest begins with this line break
-    this.element.lastElementChild.append(...items);
-    this.element.append(...rest);
-    return [...items, ...rest];
+    const holder = open.holder ?? this.#reopened();
+    const parts = patch(holder, open.parts, partsOf(more));
+    return { holder, parts, blocks: patch(this.element, open.blocks, rest) };
+  }
+
+  /** What more parts of the block at the end go into; the line break after it comes with them. */
+  #reopened() {
+    const { lastChild, lastElementChild } = this.element;
+    if (lastChild.nodeType === Node.TEXT_NODE) lastChild.remove();
+    return holderOf(lastElementChild);
   }
 
   /** Render the whole text again, now that all link targets are known. */
   #again(text) {
     this.#reader.forget();
     this.element.replaceChildren();
-    this.#open = [];
+    this.#open = NONE;
     this.#grow(text, true);
   }
+}
+
+/** What a long block's parts are in: a list, a paragraph, or the body of a table in its frame. */
+function holderOf(block) {
+  return block.matches(".table-frame") ? block.querySelector("tbody") : block;
+}
+
+/** The items of a list, the text of a paragraph or the rows of a table. */
+function partsOf(block) {
+  const nodes = [...(holderOf(block)?.childNodes ?? [])];
+  return block.matches("p") ? nodes : nodes.slice(1); // without the line break before the first one
 }
 
 const BLOCKS = "blockquote, h1, h2, h3, h4, h5, h6, li, ol, p, table, td, th, ul";
@@ -67,7 +92,8 @@ const BLOCKS = "blockquote, h1, h2, h3, h4, h5, h6, li, ol, p, table, td, th, ul
 /** Add each block's direction of writing, highlighting and a bar to code, scrolling to tables, and draw
  * the formulas. */
 function dressed(fragment) {
-  for (const block of fragment.querySelectorAll(BLOCKS)) block.dir = "auto";
+  // The outer ones last: a browser looks through a block that has a direction at each change in it.
+  for (const block of [...fragment.querySelectorAll(BLOCKS)].reverse()) block.dir = "auto";
   for (const code of fragment.querySelectorAll("pre > code")) dressCode(code);
   for (const formula of fragment.querySelectorAll(".math")) draw(formula);
   for (const table of fragment.querySelectorAll("table")) {
