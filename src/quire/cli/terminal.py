@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from quire.characters import harmless
 from quire.errors import (
@@ -150,18 +150,26 @@ def _show_cursor() -> None:
             os.write(sys.stdout.fileno(), b"\x1b[?25h")
 
 
+def _stdin_modes() -> tuple[int, list[Any] | None]:
+    """The file number of the standard input, and the modes of its terminal; None if it is none."""
+    import termios
+
+    try:
+        number = sys.stdin.fileno()
+        return number, termios.tcgetattr(number)
+    except (OSError, ValueError, termios.error):
+        return -1, None
+
+
 @contextmanager
 def _same_modes() -> Generator[None]:
     """Give the terminal the modes back that it had, if this process is the one that uses it again."""
     import termios
 
-    try:
-        number = sys.stdin.fileno()
-        before = termios.tcgetattr(number)
-    except (OSError, ValueError, termios.error):  # no terminal
-        yield
-        return
+    number, before = _stdin_modes()
     yield
+    if before is None:
+        return
     with suppress(OSError, termios.error):
         if os.tcgetpgrp(number) == os.getpgrp():
             termios.tcsetattr(number, termios.TCSADRAIN, before)
@@ -187,10 +195,8 @@ def _echo(wanted: bool) -> Generator[None]:
     except ImportError:  # not a POSIX system
         yield
         return
-    try:
-        number = sys.stdin.fileno()
-        before = termios.tcgetattr(number)
-    except (OSError, ValueError, termios.error):  # no terminal
+    number, before = _stdin_modes()
+    if before is None:
         yield
         return
     flags = before[3] | termios.ECHO if wanted else before[3] & ~termios.ECHO
