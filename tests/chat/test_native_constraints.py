@@ -268,7 +268,7 @@ def test_text_that_reads_like_an_added_token_is_text(model: ChatModel) -> None:
 def test_a_stream_is_the_whole_answer_in_parts(model: ChatModel) -> None:
     options = {"seed": 1, "temperature": 1.0, "response_format": schema(PERSON)}
     parts = list(model.stream_chat(HELLO, **options))
-    assert len(parts) > 3
+    assert len(parts) > 1
     assert "".join(parts) == model.chat(HELLO, **options)[0].content
 
 

@@ -72,7 +72,7 @@ def test_greedy_answers_match_the_native_engine(
         expected.response_length,
     )
     deltas = list(remote.stream(ask(text), **GREEDY))
-    assert len(deltas) > 5
+    assert len(deltas) > 1  # vLLM joins what a slow reader has not taken yet
     assert tuple(token for delta in deltas for token in delta.token_ids) == expected.token_ids
     assert "".join(delta.text for delta in deltas) == expected.response_text
     last = list(native.stream(ask(text), **GREEDY))[-1]

@@ -110,7 +110,7 @@ def test_greedy_answers_are_those_of_transformers(vllm_model: ChatModel) -> None
 def test_the_stream_adds_up_to_the_whole_answer(vllm_model: ChatModel) -> None:
     (whole,) = vllm_model.chat(HELLO, temperature=0)
     deltas = list(vllm_model.stream(HELLO, temperature=0))
-    assert len(deltas) > 5
+    assert len(deltas) > 1  # vLLM joins what a slow reader has not taken yet
     assert "".join(delta.text for delta in deltas) == whole.response_text
     assert sum((delta.token_ids for delta in deltas), ()) == whole.token_ids
     assert [delta.finish_reason for delta in deltas[-2:]] == [None, "stop"]
@@ -526,7 +526,7 @@ def test_generate_gives_vllms_outputs(vllm_model: ChatModel) -> None:
 
     outputs = run(max_new_tokens=8)
     texts = [output.outputs[0].text for output in outputs]
-    assert len(texts) > 2
+    assert len(texts) > 1  # vLLM joins what a slow reader has not taken yet
     assert all(after.startswith(before) for before, after in pairwise(texts))
     assert outputs[-1].finished
     assert isinstance(outputs[-1], RequestOutput)

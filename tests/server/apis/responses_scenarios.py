@@ -60,14 +60,14 @@ def a_whole_answer(client: OpenAI) -> None:
 def a_stream_is_the_whole_answer(client: OpenAI) -> None:
     whole = plain(client)
     events = list(plain(client, stream=True))
-    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
-    assert text == whole.output_text == events[-1].response.output_text
+    texts = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert len(texts) > 1  # an engine may join what a slow reader has not taken yet
+    assert "".join(texts) == whole.output_text == events[-1].response.output_text
     assert events[0].type == "response.created"
     assert events[0].response.status == "in_progress"
     assert events[-1].type == "response.completed"
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert events[-1].response.usage.output_tokens == whole.usage.output_tokens
-    assert len([event for event in events if event.type == "response.output_text.delta"]) > 3
 
 
 def thoughts_are_items(client: OpenAI) -> None:
