@@ -13,6 +13,7 @@ import pytest
 from quire.engines.native.core.batch import Runner
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.memory.kv_cache import block_bytes
+from quire.engines.native.cpu.memory.states import slot_bytes
 from quire.engines.native.models.registry import read_spec
 from quire.errors import (
     ConfigError,
@@ -66,6 +67,23 @@ def test_a_cache_too_small_for_one_sequence(folder: Path) -> None:
     with pytest.raises(OutOfMemoryError, match=r"512 tokens needs 32 blocks.*vllm_maxlen to 496"):
         load_model(folder, kv_cache_memory=31 * one)
     load_model(folder, kv_cache_memory=31 * one, max_model_len=496, num_threads=1).close()
+
+
+def test_states_leave_room_for_one_sequence(tmp_path: Path) -> None:
+    """They take half of the memory at most, and what is left where one sequence needs more than half."""
+    folder = make_random_model(tmp_path / "lfm2", "lfm2", max_position_embeddings=512)
+    spec = read_spec(folder)
+    one, sequence = slot_bytes(spec), 32 * block_bytes(spec, 16)
+    for memory, slots in (
+        (2 * sequence, sequence // one),
+        (sequence + 3 * one, 3),
+        (sequence + one, 1),
+    ):
+        runner = load_model(folder, kv_cache_memory=memory, max_sequences=10_000, num_threads=1)
+        assert (runner.num_state_slots, runner.num_blocks >= 32) == (slots, True)
+        runner.close()
+    with pytest.raises(OutOfMemoryError, match=r"512 tokens needs 32 blocks.*vllm_maxlen to 496"):
+        load_model(folder, kv_cache_memory=sequence)
 
 
 def test_the_length_that_is_asked_for(folder: Path) -> None:

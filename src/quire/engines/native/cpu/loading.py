@@ -11,7 +11,14 @@ from typing import Literal
 import numpy as np
 
 from quire.engines.native.cpu.kernels.layout import BLOCK_SIZES
-from quire.engines.native.cpu.memory.kv_cache import KV_KINDS, CacheBudget, KvDtype, count_blocks
+from quire.engines.native.cpu.memory.kv_cache import (
+    KV_KINDS,
+    CacheBudget,
+    KvDtype,
+    block_bytes,
+    blocks_of,
+    count_blocks,
+)
 from quire.engines.native.cpu.memory.states import count_slots, slot_bytes
 from quire.engines.native.cpu.program.machine_code import load_kernels, load_step
 from quire.engines.native.cpu.runner import CpuRunner
@@ -111,7 +118,12 @@ def load_model(
     max_batch_tokens = max_batch_tokens or default_batch_tokens(spec, max_sequences)
     reserved = size + scratch_bytes(spec, max_batch_tokens + spec.media.whole_tokens)
     budget = CacheBudget.of(kv_cache_memory, memory_util, reserved)
-    num_slots = count_slots(spec, max_sequences=max_sequences, budget=budget)
+    num_slots = count_slots(
+        spec,
+        max_sequences=max_sequences,
+        sequence_bytes=blocks_of(length, block_size) * block_bytes(spec, block_size, kv_dtype),
+        budget=budget,
+    )
     num_blocks = count_blocks(
         spec,
         block_size=block_size,

@@ -113,6 +113,11 @@ def block_bytes(spec: DecoderSpec, block_size: int, kv_dtype: KvDtype = "float32
     )
 
 
+def blocks_of(tokens: int, block_size: int) -> int:
+    """The number of blocks that hold so many tokens of one sequence."""
+    return -(-tokens // block_size)
+
+
 @dataclass(frozen=True, slots=True)
 class CacheBudget:
     """The memory for keys, values and states, and where its size comes from."""
@@ -153,7 +158,7 @@ def count_blocks(
     Raises:
         OutOfMemoryError: not even one sequence of `max_model_len` fits.
     """
-    needed = -(-max_model_len // block_size)
+    needed = blocks_of(max_model_len, block_size)
     one = max(1, block_bytes(spec, block_size, kv_dtype))  # a model may have no attention at all
     blocks = min(budget.nbytes // one, max_sequences * needed)
     if blocks < needed:

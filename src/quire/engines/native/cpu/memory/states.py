@@ -56,11 +56,13 @@ def slot_bytes(spec: DecoderSpec) -> int:
     return sum(whole_lines(4 * layer.state_floats) for layer in spec.layers)
 
 
-def count_slots(spec: DecoderSpec, *, max_sequences: int, budget: CacheBudget) -> int:
+def count_slots(
+    spec: DecoderSpec, *, max_sequences: int, sequence_bytes: int, budget: CacheBudget
+) -> int:
     """The number of slots; 0 if the model has no state.
 
     Two for each sequence, the second for what the prefix cache keeps and for drafts; but no more than half
-    of the budget holds.
+    of the budget holds, and what leaves room for the keys and values of one sequence, `sequence_bytes`.
 
     Raises:
         OutOfMemoryError: not even one fits.
@@ -73,6 +75,7 @@ def count_slots(spec: DecoderSpec, *, max_sequences: int, budget: CacheBudget) -
             f"The state of one sequence needs {one / MIB:.1f} MiB; {budget.source} "
             f"{budget.nbytes / MIB:.1f} MiB: raise {budget.argument}"
         )
-    slots = max(1, min(2 * max_sequences, budget.nbytes // 2 // one))
+    room = min(budget.nbytes // 2, budget.nbytes - sequence_bytes)
+    slots = max(1, min(2 * max_sequences, room // one))
     logger.info("States: %d slots of %.1f MiB, up to %.1f MiB", slots, one / MIB, slots * one / MIB)
     return slots
