@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, TypeAlias
 
-from quire.errors import MessageError, ToolError, nearest
+from quire.errors import MessageError, ToolError, nearest, sentence
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -140,6 +140,7 @@ _MESSAGE_KEYS = frozenset(
         "refusal",
     }
 )
+_TEXT_PARTS = ("text", "input_text", "output_text")
 _MEDIA_PARTS: dict[str, Literal["image", "video", "audio"]] = {
     "image": "image",
     "image_url": "image",
@@ -229,9 +230,8 @@ def read_message(message: Mapping[str, Any] | Message, index: int = 0) -> Messag
         raise MessageError(f"messages[{index}] is a {type(message).__name__}, not a dictionary.")
     for key in message:
         if key not in _MESSAGE_KEYS:
-            raise MessageError(
-                f"messages[{index}] has an unknown key {key!r}{nearest(str(key), _MESSAGE_KEYS)}"
-            )
+            closest = nearest(str(key), _MESSAGE_KEYS)
+            raise MessageError(sentence(f"messages[{index}] has an unknown key {key!r}{closest}"))
     name = message.get("role")
     role = _ROLES.get(name) if isinstance(name, str) else None
     if role is None:
@@ -297,12 +297,19 @@ def _read_part(part: Any, index: int) -> Part:
     if isinstance(part, str):
         return Text(_checked(part, index))
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
+    if kind in _TEXT_PARTS:
+        if not isinstance(part.get("text"), str):
+            raise MessageError(
+                f"messages[{index}]: a part of type {kind!r} needs its text in 'text'."
+            )
         return Text(_checked(part["text"], index), literal=part.get("literal") is True)
     if kind in _MEDIA_PARTS:
         source = _media_source(part.get(kind, part.get("source")))
-        if source is not None:
-            return Media(_MEDIA_PARTS[str(kind)], source)
+        if source is None:
+            raise MessageError(
+                f"messages[{index}]: a part of type {kind!r} needs a source in {kind!r}."
+            )
+        return Media(_MEDIA_PARTS[str(kind)], source)
     known = ", ".join(["text", *_MEDIA_PARTS])
     raise MessageError(f"messages[{index}] has a part of type {kind!r}; known are {known}.")
 

@@ -76,7 +76,10 @@ def find_model(model_args: ModelArguments, *, weights: bool = True) -> Path:
             f"that it is in: {path.parent}."
         )
     if not is_hub_name(name):
-        raise ModelNotFoundError(sentence(f"There is no model folder {name}{nearest(name, NAMES)}"))
+        missing = sentence(f"There is no model folder {name}{nearest(name, NAMES)}")
+        raise ModelNotFoundError(
+            f"{missing} Give a folder, a GGUF file, or a name on the hub, such as owner/name."
+        )
     found = download(name, model_args, Wanted(weights, code=model_args.trust_remote_code))
     return _checked(found) if found.is_dir() else found
 

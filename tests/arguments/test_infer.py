@@ -214,7 +214,9 @@ def test_keys_are_either_ours_or_foreign() -> None:
     [
         ("a.yaml", "- 1\n", "must hold keys and values"),
         ("a.yaml", "1: 2\n", "must hold keys and values"),
-        ("a.yaml", "a: [1\n", "a.yaml cannot be read"),
+        ("a.yaml", "a: [1\n", r"a.yaml cannot be read: .* at line 2"),
+        ("a.yaml", "seed: 1\ntemplate: qwen3\nseed: 2\n", "the key 'seed' stands twice"),
+        ("a.json", '{"seed": 1, "seed": 2}', "the key 'seed' stands twice"),
         ("a.json", '{"a": }', "a.json cannot be read"),
         ("a.yaml", "", "model_name_or_path is required"),
     ],

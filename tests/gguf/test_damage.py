@@ -71,7 +71,7 @@ def test_data_that_are_cut(small: Path, share: float) -> None:
     file = GgufFile(small)
     begin = min(one.start for one in file.tensors.values())
     os.truncate(small, begin + int((file.size - begin) * share))
-    with pytest.raises(WeightsError, match=r"cut short: .* ends at .*\. Download it"):
+    with pytest.raises(WeightsError, match=r"cut short: .* ends at .*\. Copy or download it"):
         GgufFile(small)
 
 

@@ -70,6 +70,8 @@ def test_in_a_call_without_media_all_is_text(given: dict[str, Any]) -> None:
 def test_a_kind_that_the_model_does_not_take_is_refused() -> None:
     with pytest.raises(MediaError, match="text and image: no video input"):
         place_media(conversation("Hi"), videos=[1], kinds=("image",))
+    with pytest.raises(MediaError, match="text, image and video: no audio input"):
+        place_media(conversation("Hi"), audios=[1], kinds=("image", "video"))
     with pytest.raises(MediaError, match="text alone: no audio input"):
         place_media(conversation([{"type": "audio", "audio": b""}]), kinds=())
 

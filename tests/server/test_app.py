@@ -230,6 +230,23 @@ async def test_a_405_says_what_is_allowed(engine: EchoEngine, path: str) -> None
             assert set(answer.headers["allow"].split(", ")) == allowed
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "words"),
+    [
+        ("GET", "/nowhere", None, "nothing at this path"),
+        ("DELETE", CHAT, None, "the header Allow lists them"),
+        ("POST", CHAT, b'{"messages": []}', "messages needs at least 1 item, not 0."),
+        ("POST", "/v1/completions", b'{"prompt": []}', "prompt needs at least 1 item, not 0."),
+    ],
+)
+async def test_errors_say_what_to_do(
+    engine: EchoEngine, method: str, path: str, body: bytes | None, words: str
+) -> None:
+    async with asking(echo_service(engine)) as client:
+        answer = await client.request(method, path, content=body)
+        assert words in answer.json()["error"]["message"]
+
+
 async def test_what_a_model_cannot_do_is_allowed_by_no_method(engine: EchoEngine) -> None:
     async with asking(echo_service(engine)) as client:
         answer = await client.post("/v1/score", json={"input": "x"})

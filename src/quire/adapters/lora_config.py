@@ -220,8 +220,8 @@ def _read_json(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not folder.is_dir():
         raise AdapterError(
-            f"There is no adapter folder {folder}. An adapter is a local folder, as peft's "
-            "save_pretrained writes it; one of the hub must be downloaded first."
+            f"There is no adapter folder {folder}. An adapter is a folder, as peft's save_pretrained "
+            "writes it, or a name on the hub, such as owner/name."
         )
     if not path.is_file():
         raise AdapterError(f"The adapter {folder} has no {CONFIG_FILE}{_what_else(folder)}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Self, TypeAlias, Union, get_args, get_origin
@@ -54,10 +54,32 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def _parse(path: Path, text: str) -> Any:
     try:
         if path.suffix.lower() == ".json":
-            return json.loads(text)
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            return json.loads(text, object_pairs_hook=_without_twins)
+        return _parse_yaml(text)
     except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+        reason = " ".join(str(error).split()).replace(' in "<unicode string>",', " at")
+        raise ConfigError(f"{path} cannot be read: {reason}.") from None
+
+
+def _parse_yaml(text: str) -> Any:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        node = loader.get_single_node()
+        if isinstance(node, yaml.MappingNode):
+            _without_twins((str(key.value), value) for key, value in node.value)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _without_twins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Pairs as a dictionary. A key that stands twice is refused: parsers drop its first value."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands twice")
+        found[key] = value
+    return found
 
 
 def _checked_mapping(content: Any, path: Path) -> dict[str, Any]:

@@ -481,6 +481,6 @@ def read_status(files: JobFiles) -> Iterator[str]:
     yield f"  tokens     {counts.tokens_in:,} in, {counts.tokens_out:,} out"
     if counts.tokens_in:
         yield f"  cached     {counts.cached / counts.tokens_in:.0%} of the prompts' tokens"
-    yield f"  by length  {counts.ended_by_length:,} answers ended at their limit of tokens"
+    yield f"  by length  {counts.ended_by_length:,}, which ended at their limit of tokens"
     if counts.cut:
         yield f"  cut        {counts.cut:,} prompts"

@@ -163,11 +163,11 @@ def _tell(result: BatchResult) -> None:
         note(f"{counts.failed:,} have none: {files.errors} (retry_failed=true tries them again)")
     if counts.ended_by_length:
         note(
-            f"{counts.ended_by_length:,} answers ended at their limit of tokens: raise max_new_tokens "
-            "where they should be whole."
+            f"Answers that ended at their limit of tokens: {counts.ended_by_length:,}. Raise "
+            "max_new_tokens where they should be whole."
         )
     if counts.cut:
-        note(f"{counts.cut:,} prompts were cut to cutoff_len.")
+        note(f"Prompts that were cut to cutoff_len: {counts.cut:,}.")
 
 
 def status(*words: Words) -> int:

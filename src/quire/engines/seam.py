@@ -327,4 +327,5 @@ async def time_limit(timeout: float | None) -> AsyncGenerator[None]:
 
 def timeout_error(timeout: float) -> RequestTimeoutError:
     """The error of a request whose `timeout` in seconds has passed."""
-    return RequestTimeoutError(f"The request's timeout of {timeout:g} s passed.")
+    shown = round(timeout, 2) or timeout  # a server's is what its queue has left of it
+    return RequestTimeoutError(f"The request's timeout of {shown:g} s passed.")

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 from quire.gguf.tensor_types import REFUSED_TYPES, TENSOR_TYPES, TensorType
 from quire.machine.content import foreign_content
-from quire.weights.safetensors import MappedFile
+from quire.weights.safetensors import FETCH_AGAIN, MappedFile
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -113,7 +113,7 @@ class GgufFile:
             self.mapped = MappedFile.of(path)
             size = self.mapped.state[1]
             if not size:  # a pipe too, for whose other end opening would wait
-                raise WeightsError(f"{path} is empty")
+                raise WeightsError(f"{path} is empty. {FETCH_AGAIN}")
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
                 self._content = memoryview(self._map)
@@ -200,7 +200,7 @@ class GgufFile:
         if begin + offset + size > self.size:
             raise cursor.wrong(
                 f"it is cut short: {name} ends at byte {begin + offset + size}, and the file has "
-                f"{self.size}. Download it again"
+                f"{self.size}. {FETCH_AGAIN}"
             )
         return GgufEntry(name, kind, shape, begin + offset, size)
 
@@ -225,7 +225,7 @@ class _Cursor:
         if size > self.left:
             raise self.wrong(
                 f"it is cut short, or damaged: {what} would have {size} bytes, and {self.left} are "
-                "left"
+                f"left. {FETCH_AGAIN}"
             )
         begin = self.at
         self.at += size
@@ -239,7 +239,8 @@ class _Cursor:
         count = self.unpack(_UINT64, what)
         if count > self.left // least:
             raise self.wrong(
-                f"it is cut short, or damaged: {what} is {count}, and {self.left} bytes are left"
+                f"it is cut short, or damaged: {what} is {count}, and {self.left} bytes are left. "
+                f"{FETCH_AGAIN}"
             )
         if count > _MOST_COUNT:
             raise self.wrong(f"{what} is {count}; at most {_MOST_COUNT} are read")
@@ -288,7 +289,7 @@ def _read_counts(cursor: _Cursor) -> tuple[int, int]:
     if tensors > cursor.left // _LEAST_TENSOR:
         raise cursor.wrong(
             f"it is cut short, or damaged: it would have {tensors} tensors, and {cursor.left} bytes "
-            "are left"
+            f"are left. {FETCH_AGAIN}"
         )
     return tensors, keys
 
@@ -346,7 +347,9 @@ def _walk_strings(cursor: _Cursor, key: str) -> StringList:
     except (struct.error, OverflowError):  # a place that no buffer has, or no integer of C's
         at = size + 1
     if at > size:
-        raise cursor.wrong(f"it is cut short, or damaged: {key} ends after the end of the file")
+        raise cursor.wrong(
+            f"it is cut short, or damaged: {key} ends after the end of the file. {FETCH_AGAIN}"
+        )
     cursor.at = at
     return StringList(content[start:at], count)
 

@@ -76,8 +76,8 @@ def check_kind(kind: str, kinds: Collection[str]) -> None:
         MediaError: it is not.
     """
     if kind not in kinds:
-        takes = ", ".join(known for known in KINDS if known in kinds)
-        takes = f"text and {takes}" if takes else "text alone"
+        *others, last = "text", *(known for known in KINDS if known in kinds)
+        takes = f"{', '.join(others)} and {last}" if others else "text alone"
         raise MediaError(f"This model takes {takes}: no {kind} input.")
 
 
@@ -103,7 +103,7 @@ def _check_count(kind: Kind, given: int, placeholders: int) -> None:
     if given != placeholders:
         mark = PLACEHOLDERS[kind]
         raise MediaError(
-            f"There are {given} {kind}s for {placeholders} {mark} in the messages: give as many as "
+            f"{kind}s: {given} given, but {placeholders} {mark} in the messages. Give as many as "
             f"there are placeholders. A {mark} that is meant as text stands in a part "
             '{"type": "text", "text": ..., "literal": true}.'
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -140,10 +141,17 @@ def _handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnected, disconnected)
 
 
+_ROUTING_ERRORS = {
+    404: ("not_found", "There is nothing at this path: /openapi.json lists those that there are."),
+    405: ("method_not_allowed", "This path has other methods: the header Allow lists them."),
+}
+
+
 def _problem(error: Exception) -> Problem:
     if isinstance(error, HTTPException):
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-        return Problem(error.status_code, str(error.detail), code=code)
+        code, text = _ROUTING_ERRORS.get(error.status_code, (None, ""))
+        own = error.detail != HTTPStatus(error.status_code).phrase  # a route's, not the router's
+        return Problem(error.status_code, error.detail if own else text or error.detail, code=code)
     if isinstance(error, RequestValidationError):
         fault = error.errors()[0]
         where = ".".join(str(item) for item in fault["loc"][1:])

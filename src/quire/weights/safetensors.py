@@ -41,6 +41,9 @@ from quire.weights.shards import shard_names, shard_set
 
 logger = logging.getLogger("quire")
 
+FETCH_AGAIN = "Copy or download it again"
+"""What to do about a file that is empty, cut short or damaged, for the end of an error's text."""
+
 _TYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
@@ -224,6 +227,8 @@ class SafetensorsFile:
     def __init__(self, path: Path, content: memoryview | None = None) -> None:
         self.path = path
         self._bytes: NDArray[np.uint8]
+        if content is None and path.is_file() and not path.stat().st_size:
+            raise WeightsError(f"{path} is empty. {FETCH_AGAIN}")
         try:
             self._mapped = None if content is not None else MappedFile.of(path)
             if content is None:
@@ -251,12 +256,14 @@ class SafetensorsFile:
 
     def _read_header(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         if len(self._bytes) < 8:
-            raise WeightsError(f"{self.path} is truncated: {len(self._bytes)} bytes")
+            raise WeightsError(
+                f"{self.path} is truncated: it has {len(self._bytes)} bytes. {FETCH_AGAIN}"
+            )
         (length,) = struct.unpack("<Q", self._bytes[:8].tobytes())
         if length > min(MAX_BYTES, len(self._bytes) - 8):
             text = foreign_content(self.path) or (
                 f"truncated, or no safetensors file: its header would be {length} bytes of "
-                f"{len(self._bytes)}"
+                f"{len(self._bytes)}. {FETCH_AGAIN}"
             )
             raise WeightsError(f"{self.path}: {text}")
         try:
@@ -305,7 +312,7 @@ class SafetensorsFile:
         if end > len(self._data):
             raise WeightsError(
                 f"{self.path} is truncated: {name} ends at byte {end} of the data, "
-                f"which has {len(self._data)}"
+                f"which has {len(self._data)}. {FETCH_AGAIN}"
             )
         raw = self._data[start:end]
         if raw.ctypes.data % np.dtype(kind).itemsize:

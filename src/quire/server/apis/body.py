@@ -146,6 +146,9 @@ def refusal(error: ValidationError, kind: type[Body]) -> BadRequest:
         return BadRequest(f"{path} is required.", param=param, code="missing_parameter")
     if first["type"] == "value_error":
         return BadRequest(sentence(str(context["error"])), param=param)
+    if first["type"] == "too_short":
+        least, given = context["min_length"], context["actual_length"]
+        return BadRequest(f"{path} needs at least {least} item, not {given}.", param=param)
     text = first["msg"][:1].lower() + first["msg"][1:]
     if first["type"].startswith("unknown_"):  # no member of a union fits: see `tagged`
         value = error.errors(include_url=False)[errors.index(first)]["input"]
