@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from quire.cli.chat.session import Session
 from quire.cli.chat.slash_kept import chat_rows
 from quire.cli.chat.terminal_chat import TerminalChat
 from quire.cli.main import main
+from quire.cli.signals import handled
 from quire.errors import ConfigError, ModelNotFoundError, WeightsError
 from quire.messages import ToolCall
 from quire.outputs import Delta
@@ -190,6 +192,42 @@ def test_keeping_is_turned_off_and_on(store: ChatStore) -> None:
     keep(store, "/keep on", "four", on=False)
     assert store.keeps()
     assert [chat.title for chat in store.list()] == ["four", "one"]
+
+
+def test_a_choice_that_cannot_be_written_is_told_of_once(
+    store: ChatStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: ChatStore, keeps: bool) -> None:
+        raise ConfigError("The disk is full.")
+
+    monkeypatch.setattr(ChatStore, "choose", refuse)
+    chat, _, shown = keep(store, "one", "/keep off", "two", "/keep on")
+    assert shown.count("The disk is full.") == 2
+    assert chat.keeping is not None
+    assert not chat.keeping.on
+    assert texts(store, 1) == ["one", "You said: one"]
+
+
+def test_ctrl_c_while_a_conversation_is_written_is_heeded_behind_it(
+    store: ChatStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ChatStore.save
+
+    def interrupted(self: ChatStore, *args: Any, **options: Any) -> KeptChat:
+        kept = save(self, *args, **options)
+        signal.raise_signal(signal.SIGINT)
+        return kept
+
+    monkeypatch.setattr(ChatStore, "save", interrupted)
+    keeping, session = Keeping(store, ["m"], "m", on=True), Session()
+    with handled({signal.SIGINT: signal.default_int_handler}):
+        for text in ("one", "two"):
+            session.add_user(text)
+            with pytest.raises(KeyboardInterrupt):
+                keeping.keep(session)
+            session.add_answer(text)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [chat.number for chat in store.list()] == [1]
 
 
 @pytest.mark.parametrize("given_up", [KeyboardInterrupt, EOFError, "", "no"])

@@ -13,7 +13,7 @@ from quire.characters import harmless
 from quire.cli.chat.answer import Answer
 from quire.cli.chat.files import json_text
 from quire.cli.chat.session import Session, call_as_dict
-from quire.cli.terminal import Harmless, has_colour, is_terminal, note, suspendable
+from quire.cli.terminal import Harmless, has_colour, is_terminal, note
 from quire.errors import ConfigError, UnsupportedOptionError
 from quire.messages import ToolCall
 
@@ -95,7 +95,6 @@ def write_answer(
     writer, answer = _writer(output, form), Answer(asked_at=time.monotonic())
     with (
         closing(model.stream(**request)) as deltas,
-        suspendable(),
         _waiting(model, output) as heed,
     ):
         for delta in deltas:

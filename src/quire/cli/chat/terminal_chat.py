@@ -30,12 +30,14 @@ from quire.cli.chat.folded_texts import shortened
 from quire.cli.chat.keeping import Keeping, kept_words, short_name
 from quire.cli.chat.markdown import MarkdownStream
 from quire.cli.chat.other_programs import in_our_words
+from quire.cli.chat.remarks import wrapped_remark
 from quire.cli.chat.session import Session
 from quire.cli.chat.slash_commands import is_command, run_command
 from quire.cli.chat.slash_table import Leave
 from quire.cli.chat.text_files import TextFile
 from quire.cli.chat.waiting import AnswerProgress, Waiting
-from quire.cli.terminal import MARKS, closed_terminal, no_echo, suspendable, told_fault
+from quire.cli.signals import closed_terminal
+from quire.cli.terminal import MARKS, no_echo, told_fault
 from quire.errors import QuireError, RequestError
 from quire.messages import ToolCall, read_message
 
@@ -91,7 +93,7 @@ class TerminalChat:
     def run(self) -> None:
         """Converse until the user leaves."""
         # What is typed before a prompt is there is shown by the prompt alone.
-        with no_echo(), closed_terminal(self._hang_up), suspendable():
+        with no_echo(), closed_terminal(self._hang_up):
             try:
                 self._converse()
             finally:
@@ -343,11 +345,15 @@ class TerminalChat:
 
     def say(self, text: str) -> None:
         """Show a remark of quire's own, in a style that tells it from the model's text."""
-        self.console.print(Text(harmless(text), style="chat.remark"))
+        self._print_remark(harmless(text), "chat.remark")
 
     def complain(self, text: str) -> None:
         """Show an error in one line."""
-        self.console.print(Text(" ".join(harmless(text).split()), style="chat.fault"))
+        self._print_remark(" ".join(harmless(text).split()), "chat.fault")
+
+    def _print_remark(self, text: str, style: str) -> None:
+        remark = wrapped_remark(text, self.console.width)
+        self.console.print(Text(remark, style=style), soft_wrap=True)
 
 
 def _between_marks(text: str) -> str | None:
