@@ -369,6 +369,19 @@ def test_settings_of_a_conversation_win_over_its_first_words_and_new_words_over_
     assert piped.models[1].requests[0]["min_p"] == 0.2
 
 
+def test_where_the_model_is_gone_another_may_go_on(
+    piped: Piped, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(arguments: Mapping[str, Any]) -> Any:
+        raise ModelNotFoundError("There is no model folder m.")
+
+    piped("m", "-p", "one", "--keep")
+    assert main(["chat", "-c", "-p", "two"], make_model=refuse) == 1
+    assert "no model folder m. Another goes on" in capsys.readouterr().err
+    assert main(["chat", "m", "-p", "two"], make_model=refuse) == 1
+    assert "Another goes on" not in capsys.readouterr().err
+
+
 def test_without_a_conversation_there_is_none_to_go_on_with(
     piped: Piped, capsys: pytest.CaptureFixture[str]
 ) -> None:

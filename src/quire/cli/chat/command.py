@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +24,7 @@ from quire.cli.words import (
     read_start,
     refuse_misspelt_options,
 )
-from quire.errors import ConfigError, MessageError
+from quire.errors import ConfigError, MessageError, ModelNotFoundError
 
 # `quire --help` waits for none of what a chat needs: functions import it.
 
@@ -81,6 +81,8 @@ def run_chat(words: Sequence[str], options: ChatOptions, make_model: MakeModel) 
     _refuse_misspelt(words)
     answers_once = prompt is not None or not (is_terminal(sys.stdin) and is_terminal(sys.stdout))
     show_log(logging.WARNING)
+    if options.continues:
+        make_model = _telling_how_to_go_on(make_model)
     if answers_once:
         return _answer_once(words, options, prompt, make_model)
     if options.json or options.code or options.schema is not None:
@@ -96,6 +98,20 @@ def _refuse_misspelt(words: Sequence[str]) -> None:
 
     own = ("continue" if one.name == "continues" else one.name for one in fields(ChatOptions))
     refuse_misspelt_options(read_assignments(split_source(words)[1]), own)
+
+
+def _telling_how_to_go_on(make_model: MakeModel) -> MakeModel:
+    """Make the model; where that of the last conversation is gone, say that another may answer."""
+
+    def make(arguments: Mapping[str, Any]) -> ChatModel:
+        try:
+            return make_model(arguments)
+        except ModelNotFoundError as error:
+            raise ModelNotFoundError(
+                f"{error} Another goes on with the conversation: quire chat MODEL -c."
+            ) from None
+
+    return make
 
 
 def _answer_once(

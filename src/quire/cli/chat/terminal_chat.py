@@ -126,8 +126,10 @@ class TerminalChat:
                 return
             except KeyboardInterrupt:  # of an impatient person, or while nothing is answered
                 self.session.take_back()
-                self.say("Stopped.")
-                if self.session.taken_back is not taken_back:
+                if self.session.taken_back is taken_back:
+                    self.say("Stopped.")
+                else:
+                    self.say("Stopped; your message was taken back. /retry asks again.")
                     self._say_what_was_taken_back()
 
     def _take_or_complain(self, line: str) -> None:
@@ -187,7 +189,8 @@ class TerminalChat:
         engine = self.model.engine
         if not engine.has_tokens:
             return ""
-        return f", {len(engine.tokens.preparation.tokenizer.encode(text)):,} tokens"
+        count = len(engine.tokens.preparation.tokenizer.encode(text))
+        return f", {count:,} token{'' if count == 1 else 's'}"
 
     def ask(self, label: str) -> str | None:
         """Let the user type something; None if it is given up (Ctrl-C, Ctrl-D)."""
