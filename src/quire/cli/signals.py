@@ -70,9 +70,8 @@ def unbroken() -> Generator[None]:
     def hold(number: int, frame: FrameType | None) -> None:
         came.append((before[signal.Signals(number)], number, frame))
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        handler = None if number is None else signal.getsignal(number)
+    for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+        handler = signal.getsignal(number)
         if callable(handler):  # what the system itself does breaks nothing off half-way
             before[number] = handler
     with handled(dict.fromkeys(before, hold)):
