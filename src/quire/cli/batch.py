@@ -16,7 +16,8 @@ from cyclopts import App
 
 from quire.characters import harmless
 from quire.cli.batch_score import score
-from quire.cli.terminal import can_redraw, handled, note, show_log
+from quire.cli.signals import handled, suspendable
+from quire.cli.terminal import can_redraw, note, show_log
 from quire.cli.words import MakeModel, Words
 from quire.errors import ConfigError
 
@@ -112,7 +113,7 @@ def _signals(job: BatchJob) -> Generator[None]:
         note(f"Ending after the rows in flight, within {patience:g} s.")
         job.drain(patience)
 
-    with handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate}):
+    with handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate}), suspendable():
         yield
 
 

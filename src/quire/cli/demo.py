@@ -22,6 +22,7 @@ from quire.cli.chat.answer import Answer, total
 from quire.cli.chat.colours import chat_console
 from quire.cli.chat.ground import ask_ground
 from quire.cli.chat.terminal_chat import TerminalChat
+from quire.cli.signals import Suspension
 from quire.cli.terminal import can_redraw, show_log
 from quire.cli.words import MakeModel
 from quire.demo import DEMO_CONVERSATION, demo_model_path
@@ -205,8 +206,12 @@ def ask_at_once(
         Live(console=console, auto_refresh=False, transient=True) if can_redraw(console) else None
     )
 
+    suspension = Suspension()
+
     def show() -> None:
         if live is not None:
+            if suspension.has_been():  # rich goes up as many rows as it has drawn
+                console.file.write("\n" * (len(questions) - 1))
             live.update(_lines(questions, answers, console.width), refresh=True)
 
     with live or nullcontext():

@@ -28,6 +28,7 @@ from quire.cli.hub import list_models, pull, remove
 from quire.cli.prompt import prompt
 from quire.cli.serve import serve
 from quire.cli.show import show
+from quire.cli.signals import suspendable
 from quire.cli.terminal import run_command
 from quire.cli.words import MakeModel, Words, load_model
 from quire.errors import ConfigError, nearest
@@ -83,7 +84,8 @@ def build_app(make_model: MakeModel) -> App:
         """
         from quire.cli.demo import run_demo
 
-        run_demo(make_model, name=model)
+        with suspendable():
+            run_demo(make_model, name=model)
         return 0
 
     @app.command(
@@ -106,7 +108,8 @@ def build_app(make_model: MakeModel) -> App:
         Exit codes: 1 the model failed, 2 the words or the request are wrong, 3 the
         answer to --schema was cut, 4 the engine is busy or took too long, 130 Ctrl-C.
         """
-        return run_chat(words, options, make_model)
+        with suspendable():
+            return run_chat(words, options, make_model)
 
     app.command(
         prompt,

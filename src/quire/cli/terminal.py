@@ -5,15 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from types import FrameType
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from quire.characters import harmless
@@ -93,8 +90,10 @@ def read_piped_text(stream: TextIO) -> str:
     try:
         text = stream.read()
         text.encode()  # bytes that are no text may have come as lone surrogates
-    except UnicodeError as error:
-        raise MessageError(f"The input is no UTF-8 text: {error}.") from None
+    except UnicodeError:
+        raise MessageError(
+            "The input is no UTF-8 text: --file FILE takes pictures, PDFs and other encodings."
+        ) from None
     return text.removesuffix("\n").removesuffix("\r")
 
 
@@ -106,48 +105,6 @@ def no_echo() -> AbstractContextManager[None]:
 def with_echo() -> AbstractContextManager[None]:
     """Show what is typed meanwhile, as another program may expect it."""
     return _echo(True)
-
-
-@contextmanager
-def closed_terminal(heed: Callable[[], None]) -> Generator[None]:
-    """Call `heed` if the terminal is closed, or the process is told to end; it may raise."""
-    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def take(number: int, frame: object) -> None:
-        heed()
-
-    with handled({signal.SIGHUP: take, signal.SIGTERM: take}):
-        yield
-
-
-@contextmanager
-def suspendable() -> Generator[None]:
-    """Hand the terminal over in order when the program is suspended (Ctrl-Z), and take it back after."""
-    if not hasattr(signal, "SIGTSTP") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def suspend(number: int, frame: object) -> None:
-        with _same_modes():
-            _show_cursor()
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTSTP)  # it goes on here once it is continued
-        signal.signal(signal.SIGTSTP, suspend)
-
-    if signal.getsignal(signal.SIGTSTP) is signal.SIG_IGN:  # whoever started it wants no suspending
-        yield
-        return
-    with handled({signal.SIGTSTP: suspend}):
-        yield
-
-
-def _show_cursor() -> None:
-    # Past Python's buffer, in which another thread may write: nothing but this stands in between.
-    if is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb":
-        with suppress(OSError, ValueError):
-            os.write(sys.stdout.fileno(), b"\x1b[?25h")
 
 
 def _stdin_modes() -> tuple[int, list[Any] | None]:
@@ -162,7 +119,7 @@ def _stdin_modes() -> tuple[int, list[Any] | None]:
 
 
 @contextmanager
-def _same_modes() -> Generator[None]:
+def same_modes() -> Generator[None]:
     """Give the terminal the modes back that it had, if this process is the one that uses it again."""
     import termios
 
@@ -173,19 +130,6 @@ def _same_modes() -> Generator[None]:
     with suppress(OSError, termios.error):
         if os.tcgetpgrp(number) == os.getpgrp():
             termios.tcsetattr(number, termios.TCSADRAIN, before)
-
-
-@contextmanager
-def handled(
-    handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], object]],
-) -> Generator[None]:
-    """Have these handlers take signals, and then those that did before."""
-    before = {number: signal.signal(number, take) for number, take in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, take in before.items():
-            signal.signal(number, take)
 
 
 @contextmanager

@@ -83,17 +83,16 @@ def read_integer(name: str, text: str, least: int) -> int:
 
 
 def refuse_misspelt_options(keys: Iterable[str], options: Iterable[str]) -> None:
-    """Raise ConfigError for a key that is no argument, but nearly one of a command's own options.
+    """Raise ConfigError for a key that is no argument, but nearest to one of a command's own options.
 
     `--stream 8` reads like an argument named `stream`; without this the error would offer the nearest
     argument, and the option meant would stay unsaid.
     """
     from quire.arguments import FIELDS
 
-    names = [name.replace("_", "-") for name in options]
+    own = [name.replace("-", "_") for name in options]
     for key in keys:
-        word = key.replace("_", "-")
-        near = nearest(word, names)
-        if key not in FIELDS and not nearest(key, FIELDS) and near:
-            offer = near.replace(" '", " '--")
-            raise ConfigError(f"Unknown option '--{word}'{offer}")
+        near = nearest(key, own)
+        if key not in FIELDS and near and near == nearest(key, [*own, *FIELDS]):
+            offer = near.replace(" '", " '--").replace("_", "-")
+            raise ConfigError(f"Unknown option '--{key.replace('_', '-')}'{offer}")

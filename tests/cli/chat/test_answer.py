@@ -14,6 +14,7 @@ from rich.console import Console
 
 from quire.cli.chat.answer import Answer, receive
 from quire.cli.chat.answer_view import AnswerView, ThoughtStream
+from quire.cli.signals import Suspension
 from quire.messages import ToolCall
 from quire.outputs import AnswerPart, Delta, TextPart, ThoughtPart, Usage
 from tests.cli.screen import Screen
@@ -145,6 +146,20 @@ def test_lines_break_between_words(size: int) -> None:
         "",
         "",
     ]
+
+
+def test_after_a_suspension_a_thought_goes_on_in_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = io.StringIO()
+    stream = ThoughtStream(Console(file=output, width=20))
+    stream.add("I should add the ")
+    output.write("\n[1]+  Stopped\n$ fg\n")
+    monkeypatch.setattr(Suspension, "count", Suspension.count + 1)
+    stream.add("units and then the tens.")
+    stream.finish()
+    *_, first, second, _, _ = (line.rstrip() for line in output.getvalue().split("\n"))
+    assert (first, second) == ("the units and then", "the tens.")
 
 
 def test_without_a_thought_nothing_is_shown() -> None:

@@ -160,6 +160,24 @@ def test_what_is_no_database_is_an_error_of_ours(store: ChatStore, junk: bytes |
             use()
 
 
+def test_a_damaged_file_says_what_to_do(store: ChatStore) -> None:
+    store.path.parent.mkdir()
+    store.path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(ConfigError, match=r"is damaged: file is not a database\. Move it away"):
+        store.list()
+
+
+def test_a_file_that_a_full_disk_left_empty_holds_nothing_yet(store: ChatStore) -> None:
+    store.path.parent.mkdir()
+    store.path.touch()
+    assert store.keeps()
+    assert store.list() == []
+    with pytest.raises(ConfigError, match="No conversation has the number 1"):
+        store.load(1)
+    assert store.forget() == 0
+    assert store.load(save(store, "one").number)[1] == content("one")
+
+
 def test_damaged_rows_are_an_error_of_ours(store: ChatStore) -> None:
     save(store, "one")
     with sqlite3.connect(store.path) as database:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from quire.cli.chat.session import Session
 from quire.cli.chat.slash_kept import chat_rows
 from quire.cli.chat.terminal_chat import TerminalChat
 from quire.cli.main import main
+from quire.cli.signals import handled
 from quire.errors import ConfigError, ModelNotFoundError, WeightsError
 from quire.messages import ToolCall
 from quire.outputs import Delta
@@ -192,6 +194,42 @@ def test_keeping_is_turned_off_and_on(store: ChatStore) -> None:
     assert [chat.title for chat in store.list()] == ["four", "one"]
 
 
+def test_a_choice_that_cannot_be_written_is_told_of_once(
+    store: ChatStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: ChatStore, keeps: bool) -> None:
+        raise ConfigError("The disk is full.")
+
+    monkeypatch.setattr(ChatStore, "choose", refuse)
+    chat, _, shown = keep(store, "one", "/keep off", "two", "/keep on")
+    assert shown.count("The disk is full.") == 2
+    assert chat.keeping is not None
+    assert not chat.keeping.on
+    assert texts(store, 1) == ["one", "You said: one"]
+
+
+def test_ctrl_c_while_a_conversation_is_written_is_heeded_behind_it(
+    store: ChatStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ChatStore.save
+
+    def interrupted(self: ChatStore, *args: Any, **options: Any) -> KeptChat:
+        kept = save(self, *args, **options)
+        signal.raise_signal(signal.SIGINT)
+        return kept
+
+    monkeypatch.setattr(ChatStore, "save", interrupted)
+    keeping, session = Keeping(store, ["m"], "m", on=True), Session()
+    with handled({signal.SIGINT: signal.default_int_handler}):
+        for text in ("one", "two"):
+            session.add_user(text)
+            with pytest.raises(KeyboardInterrupt):
+                keeping.keep(session)
+            session.add_answer(text)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [chat.number for chat in store.list()] == [1]
+
+
 @pytest.mark.parametrize("given_up", [KeyboardInterrupt, EOFError, "", "no"])
 def test_forgetting_all_is_given_up(store: ChatStore, given_up: Line) -> None:
     _, _, shown = keep(store, "one", "/forget all", given_up)
@@ -329,6 +367,19 @@ def test_settings_of_a_conversation_win_over_its_first_words_and_new_words_over_
     piped("-c", "-p", "two", "seed=5")
     assert piped.models[1].requests[0]["seed"] == 5
     assert piped.models[1].requests[0]["min_p"] == 0.2
+
+
+def test_where_the_model_is_gone_another_may_go_on(
+    piped: Piped, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(arguments: Mapping[str, Any]) -> Any:
+        raise ModelNotFoundError("There is no model folder m.")
+
+    piped("m", "-p", "one", "--keep")
+    assert main(["chat", "-c", "-p", "two"], make_model=refuse) == 1
+    assert "no model folder m. Another goes on" in capsys.readouterr().err
+    assert main(["chat", "m", "-p", "two"], make_model=refuse) == 1
+    assert "Another goes on" not in capsys.readouterr().err
 
 
 def test_without_a_conversation_there_is_none_to_go_on_with(

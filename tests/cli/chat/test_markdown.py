@@ -15,6 +15,7 @@ from rich.console import Console, ConsoleDimensions
 from quire.cli.chat.colours import chat_console
 from quire.cli.chat.markdown import MarkdownStream, split_blocks
 from quire.cli.chat.markdown_lines import render, safe_address
+from quire.cli.signals import Suspension
 from tests.cli.screen import Screen
 
 LONG = "\n".join(
@@ -492,3 +493,30 @@ def test_a_terminal_that_becomes_narrower_shows_nothing_twice(width: int) -> Non
     shown = streamed(pieces, 60, 20, {20: (width, 20)}).text
     assert shown.split() == text.split()
     assert max(map(len, shown.splitlines())) <= width
+
+
+@pytest.mark.parametrize("height", [10, 40])
+def test_after_a_suspension_what_others_have_written_stands(
+    height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = ["[1]+  Stopped", "$ ls", "notes.txt", "$ fg", "quire chat"]
+    text = "A paragraph with some *words* that stand in several lines, and end. " * 5
+    output, screen = io.StringIO(), Screen(40, height)
+    console = Console(
+        file=output, force_terminal=True, width=40, height=height, color_system=None, _environ={}
+    )
+    stream = MarkdownStream(console, clock=Clock(), interval=0)
+    pieces = re.findall(r"\S+ ", text)
+    for index, piece in enumerate(pieces):
+        if index == len(pieces) // 2:
+            monkeypatch.setattr(Suspension, "count", Suspension.count + 1)
+            output.write("\n" + "\n".join(shell) + "\n")
+        stream.add(piece)
+    stream.finish()
+    screen.feed(output.getvalue())
+    begun, found, rest = screen.text.partition("\n".join(["", *shell, ""]))
+    before, after, whole = begun.split(), rest.split(), at_once(text).split()
+    assert min(len(before), len(after), len(found)) > 0
+    assert before == whole[: len(before)]
+    assert after == whole[-len(after) :]
+    assert len(before) + len(after) >= len(whole)

@@ -6,10 +6,12 @@ import json
 import re
 import shlex
 import signal
+import struct
 import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fcntl import ioctl
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,19 @@ def test_a_person_who_suspends_it_has_a_cursor(person: Person) -> None:
     person.sees("At last.")
     person.type("/exit\r")
     assert person.leaves() == 0
+
+
+def test_a_low_window_has_a_prompt_and_a_menu(person: Person) -> None:
+    person.sees("(?m)^>")
+    ioctl(person.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 6, 80, 0, 0))
+    person.process.send_signal(signal.SIGWINCH)
+    person.type("/sy")
+    person.sees("/system")
+    person.type("stem\r")
+    person.sees("No system message of your own")
+    person.type("/exit\r")
+    assert person.leaves() == 0
+    assert "too small" not in person.raw
 
 
 def test_a_long_pasted_text_stays_small(person: Person) -> None:

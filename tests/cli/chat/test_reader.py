@@ -16,7 +16,12 @@ from prompt_toolkit.output import DummyOutput
 
 from quire.cli.chat.editor import NO_EDITOR, find_editor
 from quire.cli.chat.folded_texts import FoldedTexts
-from quire.cli.chat.reader import CommandCompleter, TerminalReader, open_history
+from quire.cli.chat.reader import (
+    CommandCompleter,
+    TerminalReader,
+    offers_words,
+    open_history,
+)
 from quire.cli.chat.slash_commands import COMMANDS
 from quire.options import OPTIONS_BY_NAME
 
@@ -113,6 +118,14 @@ def test_the_editor_that_was_chosen_comes_before_the_usual_ones(
     assert find_editor() == "ed"
     monkeypatch.setenv("VISUAL", "code --wait")
     assert find_editor() == "code --wait"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offers"),
+    [("", False), ("hello", False), ("/", True), ("//", False), ("/a\n", False), ("see @s", True)],
+)
+def test_room_for_a_menu_is_taken_where_words_are_offered(typed: str, offers: bool) -> None:
+    assert offers_words(typed) is offers
 
 
 def test_what_was_typed_before_the_first_prompt_is_not_lost(keys: PipeInput) -> None:

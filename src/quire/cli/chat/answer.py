@@ -63,7 +63,10 @@ class Answer:
         if self.first_at is None:
             return "no tokens"
         tokens, usage = self.count, self.sum.usage
-        parts = [f"{tokens} tokens", f"first after {self.first_at - self.asked_at:.2f} s"]
+        parts = [
+            f"{tokens} token{'' if tokens == 1 else 's'}",
+            f"first after {self.first_at - self.asked_at:.2f} s",
+        ]
         if tokens > 1 and self.writing > 0:
             parts.append(f"{(tokens - 1) / self.writing:,.0f} tokens/s")
         if usage:

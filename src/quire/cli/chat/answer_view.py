@@ -12,6 +12,7 @@ from rich.text import Text
 
 from quire.characters import harmless
 from quire.cli.chat.markdown import MarkdownStream
+from quire.cli.signals import Suspension
 from quire.cli.terminal import Harmless
 from quire.messages import ToolCall
 from quire.outputs import ThoughtPart
@@ -82,6 +83,7 @@ class ThoughtStream:
         self._held = ""
         self._column = 0
         self._began = False
+        self._suspension = Suspension()
 
     def add(self, text: str) -> None:
         """Show the next text of the thought, but for a last word that may go on."""
@@ -108,6 +110,8 @@ class ThoughtStream:
 
     def _wrapped(self, piece: str) -> str:
         """The piece, after a line break if it would not fit any more."""
+        if self._suspension.has_been():  # others have written, and ended their line
+            self._column = 0
         piece, width = piece.expandtabs(4), self._console.width
         breaks = self._column > 0 and self._column + cell_len(piece.rstrip()) > width
         start = 0 if breaks else self._column

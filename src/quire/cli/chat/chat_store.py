@@ -160,11 +160,11 @@ class ChatStore:
 
     def keeps(self) -> bool:
         """Whether chats in the terminal are kept, where nobody says otherwise."""
-        if not self.path.exists():
-            return True
-        with self._open() as database:
+        with self._reading() as database:
+            if database is None:
+                return True
             row = database.execute("SELECT value FROM choices WHERE name = 'keep'").fetchone()
-        return row is None or row[0] == "on"
+            return row is None or row[0] == "on"
 
     def list(self, wanted: str = "", limit: int = 20) -> list[KeptChat]:
         """The conversations changed last, first of them the latest; only those that hold `wanted`.
@@ -172,8 +172,6 @@ class ChatStore:
         Raises:
             ConfigError: the file cannot be read.
         """
-        if not self.path.exists():
-            return []
         condition, values = "", list[Any]()
         if wanted:
             # Messages are JSON, in which a quotation mark or a line break is written otherwise.
@@ -183,7 +181,9 @@ class ChatStore:
                 " WHERE chat = number AND instr(lower(message), lower(?)))"
             )
             values = [wanted, written]
-        with self._open() as database:
+        with self._reading() as database:
+            if database is None:
+                return []
             rows = database.execute(
                 f"SELECT {_ROW} FROM chats {condition} ORDER BY changed DESC, number DESC LIMIT ?",
                 (*values, limit),
@@ -196,19 +196,20 @@ class ChatStore:
         Raises:
             ConfigError: there is none of this number, or the file cannot be read.
         """
-        if self.path.exists():
-            with self._open() as database:
+        with self._reading() as database:
+            row, messages = None, list[Any]()
+            if database is not None:
                 row = database.execute(
                     f"SELECT {_ROW}, state FROM chats WHERE number = ?", (number,)
                 ).fetchone()
                 messages = database.execute(
                     "SELECT message FROM messages WHERE chat = ? ORDER BY place", (number,)
                 ).fetchall()
-                if row is not None:
-                    content = json.loads(row[-1])
-                    content["messages"] = [json.loads(message) for (message,) in messages]
-                    return _chat(row[:-1]), content
-        raise ConfigError(f"No conversation has the number {number}.")
+            if row is None:
+                raise ConfigError(f"No conversation has the number {number}.")
+            content = json.loads(row[-1])
+            content["messages"] = [json.loads(message) for (message,) in messages]
+            return _chat(row[:-1]), content
 
     # --- the file --------------------------------------------------------------------------------
 
@@ -224,12 +225,24 @@ class ChatStore:
             raise ConfigError(f"Cannot write {self.path}: {error.strerror}.") from None
         with self._open() as database:
             database.execute("BEGIN IMMEDIATE")
-            if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+            if _version(database) == 0:
                 for statement in _TABLES.split(";"):
                     database.execute(statement)
                 database.execute(f"PRAGMA user_version = {_VERSION}")
             yield database
             database.commit()
+
+    @contextmanager
+    def _reading(self) -> Generator[sqlite3.Connection | None]:
+        """The database; None where nothing is kept yet.
+
+        So is a file without tables: the disk was full when they were to be written.
+        """
+        if not self.path.exists():
+            yield None
+            return
+        with self._open() as database:
+            yield database if _version(database) else None
 
     @contextmanager
     def _open(self) -> Generator[sqlite3.Connection]:
@@ -238,19 +251,26 @@ class ChatStore:
             with closing(connection):
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute("PRAGMA secure_delete = ON")
-                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                version = _version(connection)
                 if version > _VERSION:
                     raise ConfigError(
                         f"{self.path} is of a newer quire (version {version} of its form, "
                         f"this one reads {_VERSION}): upgrade, or move it away."
                     )
                 yield connection
-        except (sqlite3.Error, OverflowError) as error:
+        except (sqlite3.OperationalError, OverflowError) as error:  # locked, full, a folder
             raise ConfigError(f"Conversations in {self.path}: {error}.") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(f"{self.path} is damaged: {error}.") from None
+            raise ConfigError(
+                f"{self.path} is damaged: {error}. Move it away, and a new one is begun."
+            ) from None
+
+
+def _version(database: sqlite3.Connection) -> int:
+    """The version of the file's form; 0 before anything is in it."""
+    return database.execute("PRAGMA user_version").fetchone()[0]
 
 
 def _revision(database: sqlite3.Connection, number: int) -> int | None:

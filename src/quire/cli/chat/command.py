@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -14,9 +14,17 @@ from cyclopts import Parameter
 
 from quire import __version__
 from quire.characters import harmless
+from quire.cli.chat.other_programs import refuse_other_options
 from quire.cli.terminal import is_terminal, note, read_message_text, read_piped_text, show_log
-from quire.cli.words import Flag, MakeModel, Start, Value, read_start
-from quire.errors import ConfigError, MessageError
+from quire.cli.words import (
+    Flag,
+    MakeModel,
+    Start,
+    Value,
+    read_start,
+    refuse_misspelt_options,
+)
+from quire.errors import ConfigError, MessageError, ModelNotFoundError
 
 # `quire --help` waits for none of what a chat needs: functions import it.
 
@@ -68,9 +76,13 @@ def run_chat(words: Sequence[str], options: ChatOptions, make_model: MakeModel) 
     Raises:
         QuireError: the words make no sense, the model cannot be loaded, or the one answer failed.
     """
+    refuse_other_options(words)
     prompt, words = _split_prompt(words, options.prompt)
+    _refuse_misspelt(words)
     answers_once = prompt is not None or not (is_terminal(sys.stdin) and is_terminal(sys.stdout))
     show_log(logging.WARNING)
+    if options.continues:
+        make_model = _telling_how_to_go_on(make_model)
     if answers_once:
         return _answer_once(words, options, prompt, make_model)
     if options.json or options.code or options.schema is not None:
@@ -79,6 +91,27 @@ def run_chat(words: Sequence[str], options: ChatOptions, make_model: MakeModel) 
         )
     chat_in_terminal(words, options, make_model)
     return 0
+
+
+def _refuse_misspelt(words: Sequence[str]) -> None:
+    from quire.arguments import read_assignments, split_source
+
+    own = ("continue" if one.name == "continues" else one.name for one in fields(ChatOptions))
+    refuse_misspelt_options(read_assignments(split_source(words)[1]), own)
+
+
+def _telling_how_to_go_on(make_model: MakeModel) -> MakeModel:
+    """Make the model; where that of the last conversation is gone, say that another may answer."""
+
+    def make(arguments: Mapping[str, Any]) -> ChatModel:
+        try:
+            return make_model(arguments)
+        except ModelNotFoundError as error:
+            raise ModelNotFoundError(
+                f"{error} Another goes on with the conversation: quire chat MODEL -c."
+            ) from None
+
+    return make
 
 
 def _answer_once(

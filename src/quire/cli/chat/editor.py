@@ -57,8 +57,9 @@ def edit_in(command: str, text: str) -> str:
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
+        why = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"The editor {command!r} cannot be run: {error}. $VISUAL or $EDITOR names another."
+            f"The editor {command!r} cannot be run: {why}. $VISUAL or $EDITOR names another."
         ) from None
     finally:
         os.unlink(name)

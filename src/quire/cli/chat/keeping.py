@@ -9,6 +9,7 @@ from typing import Any
 
 from quire.cli.chat.chat_store import ChatStore, KeptChat
 from quire.cli.chat.session import Session
+from quire.cli.signals import unbroken
 from quire.errors import QuireError
 
 _PATH_ENDINGS = ("_path", "_file", "_folder", "_dir", "_config")
@@ -43,6 +44,11 @@ class Keeping:
 
     def keep(self, session: Session) -> str | None:
         """Write the session where it has changed; return what the user should be told, if anything."""
+        # Ctrl-C between the file's new state and ours would have it look changed by somebody else.
+        with unbroken():
+            return self._keep(session)
+
+    def _keep(self, session: Session) -> str | None:
         content = session.to_dict()
         if not self.on or not session.turns or content == self._kept:
             return None

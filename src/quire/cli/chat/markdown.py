@@ -19,6 +19,7 @@ from rich.segment import ControlType, Segment
 
 from quire.cli.chat.markdown_lines import DrawnRow, Line, Printed, render
 from quire.cli.chat.markdown_parser import parse
+from quire.cli.signals import Suspension
 from quire.cli.terminal import Harmless, can_redraw
 
 _MAYBE_A_NUMBER = re.compile(r"\s{0,3}\d{1,9}[.)]?")
@@ -62,6 +63,7 @@ class MarkdownStream:
         self._live: Live | None = None
         self._drawn: list[int] = []  # the columns of each line that can be drawn over
         self._drawn_width = 0  # of the terminal, then
+        self._suspension = Suspension()
 
     def add(self, text: str) -> None:
         """Take the next text, and draw it if the last drawing is long enough ago."""
@@ -125,10 +127,21 @@ class MarkdownStream:
                 console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop"
             )
             live.start()
+        self._begin_below_others()
         self._go_up_what_was_wrapped()
         live.update(RenderedLines(lines), refresh=True)
         self._drawn = [Segment.get_line_length(line) for line in lines]
         self._drawn_width = self._console.width
+
+    def _begin_below_others(self) -> None:
+        """After a suspension leave what others have written: what is drawn begins on this line anew.
+
+        rich goes up as many rows as it has drawn; so that many are put between.
+        """
+        if self._suspension.has_been():
+            self._console.file.write("\n" * (len(self._drawn) - 1))
+            self._console.show_cursor(False)
+            self._drawn_width = self._console.width
 
     def _go_up_what_was_wrapped(self) -> None:
         """Erase the rows by which the lines that stand have grown, since a narrower terminal wraps them.
@@ -144,6 +157,7 @@ class MarkdownStream:
 
     def _stop_live(self) -> None:
         if self._live is not None:
+            self._begin_below_others()
             self._live.stop()
             self._live = None
 

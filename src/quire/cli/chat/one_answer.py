@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -13,7 +13,7 @@ from quire.characters import harmless
 from quire.cli.chat.answer import Answer
 from quire.cli.chat.files import json_text
 from quire.cli.chat.session import Session, call_as_dict
-from quire.cli.terminal import Harmless, has_colour, is_terminal, note, suspendable
+from quire.cli.terminal import Harmless, has_colour, is_terminal, no_echo, note
 from quire.errors import ConfigError, UnsupportedOptionError
 from quire.messages import ToolCall
 
@@ -95,7 +95,7 @@ def write_answer(
     writer, answer = _writer(output, form), Answer(asked_at=time.monotonic())
     with (
         closing(model.stream(**request)) as deltas,
-        suspendable(),
+        no_echo() if is_terminal(output) else nullcontext(),  # it would stand in what is drawn
         _waiting(model, output) as heed,
     ):
         for delta in deltas:

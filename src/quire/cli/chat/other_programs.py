@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from quire.cli.chat.files import shell_words
-from quire.errors import RequestError
+from quire.errors import ConfigError, RequestError
 
 NAMES: Mapping[str, str] = {
     "/?": "/help",
@@ -78,6 +78,45 @@ _STARTED_WITH: Mapping[str, str] = {
     "num_thread": "quire uses all cores that the process may use; OMP_NUM_THREADS has no say.",
     "repeat_last_n": "The penalties look at all of the conversation and the answer.",
 }
+_FIRST = "The model stands first: quire chat FOLDER (or a name)."
+_KEY_VALUE = "Options of an answer are key=value: temperature=0, max_new_tokens=100, top_p=0.9."
+_FILES = "--file PATH sends a file, of whatever kind; several times for several."
+_LEAVE_OUT = "Without a prompt it is a chat: leave the option out."
+_THINK = "enable_thinking=true has the model think first, enable_thinking=false not."
+_OPTIONS_TOLD: Mapping[str, str] = {
+    "-a": _FILES,
+    "--attachment": _FILES,
+    "--image": _FILES,
+    "--audio": _FILES,
+    "-cnv": _LEAVE_OUT,
+    "--conversation": _LEAVE_OUT,
+    "--ctx-size": "The context's length is vllm_maxlen=8192.",
+    "--extract": "--code, or -x, writes the first block of code alone.",
+    "--format": "--schema SCHEMA has the answer follow a JSON schema; --json writes all of it as JSON.",
+    "--grammar": 'A grammar is response_format=\'{"type": "grammar", "grammar": "..."}\'.',
+    "--hidethinking": "The answer to a prompt is shown without its thought; in a chat /think hide.",
+    "-i": _LEAVE_OUT,
+    "--interactive": _LEAVE_OUT,
+    "-j": "--schema SCHEMA has the answer follow a JSON schema.",
+    "--json-schema": "--schema SCHEMA has the answer follow a JSON schema.",
+    "-m": _FIRST,
+    "--model": _FIRST,
+    "-n": "max_new_tokens=100 bounds the answer.",
+    "--n-predict": "max_new_tokens=100 bounds the answer.",
+    "--no-stream": "--json writes the answer once it is whole.",
+    "-S": "--json writes the answer once it is whole.",
+    "-o": _KEY_VALUE,
+    "--option": _KEY_VALUE,
+    "-sys": "--system TEXT is the system message.",
+    "--system-prompt": "--system TEXT is the system message.",
+    "--temp": "temperature=0.5 sets the temperature.",
+    "--think": _THINK,
+    "--nothink": _THINK,
+    "-u": "--stats says how many tokens an answer has.",
+    "--usage": "--stats says how many tokens an answer has.",
+    "--verbose": "--stats says how many tokens an answer has, and how fast they came.",
+}
+"""Options of other programs on the command line, and what does the same here."""
 _SHOW: Mapping[str, str] = {
     "": "/info",
     "info": "/info",
@@ -116,6 +155,14 @@ def in_our_words(text: str) -> str:
     if name == "/show":
         return _shown(argument)
     return f"{NAMES.get(name, name)} {argument}".rstrip()
+
+
+def refuse_other_options(words: Iterable[str]) -> None:
+    """Raise ConfigError for an option of another program; it says what does the same here."""
+    for word in words:
+        name = word.partition("=")[0]
+        if told := _OPTIONS_TOLD.get(name.replace("_", "-")):
+            raise ConfigError(f"There is no option {name}. {told}")
 
 
 def _setting(argument: str) -> str:

@@ -13,7 +13,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import has_selection, is_searching
+from prompt_toolkit.filters import Condition, has_selection, is_searching
 from prompt_toolkit.formatted_text import HTML
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input
@@ -64,7 +64,7 @@ class CommandCompleter(Completer):
                 if " " not in one.text:  # it would not be read as one word
                     yield one
             return
-        if not before.startswith("/") or before.startswith("//") or "\n" in before:
+        if not _is_command(before):
             return
         name, space, argument = before.partition(" ")
         if not space:
@@ -82,6 +82,15 @@ class CommandCompleter(Completer):
                 yield Completion(word, -len(argument), display_meta=meaning)
         if command.takes_path:
             yield from self._paths.get_completions(Document(argument, len(argument)), event)
+
+
+def offers_words(before: str) -> bool:
+    """Whether words are offered while this is typed: only then room is taken for their menu."""
+    return bool(_NAMED_END.search(before)) or _is_command(before)
+
+
+def _is_command(before: str) -> bool:
+    return before.startswith("/") and not before.startswith("//") and "\n" not in before
 
 
 def key_bindings(folded: FoldedTexts) -> KeyBindings:
@@ -190,6 +199,10 @@ _NO_CHARACTERS = re.compile("[\ud800-\udfff]")
 """What bytes become that are no UTF-8."""
 
 
+_MENU_ROWS = 8
+"""Rows below the prompt for the words that are offered."""
+
+
 class TerminalReader:
     """The Reader of a real terminal."""
 
@@ -210,7 +223,7 @@ class TerminalReader:
             key_bindings=key_bindings(self._folded),
             history=history if history is not None else open_history(self._folded),
             completer=CommandCompleter(COMMANDS),
-            complete_while_typing=True,
+            complete_while_typing=Condition(self._offers_words),
             enable_suspend=True,
             input_processors=[
                 FoldedProcessor(self._folded),
@@ -221,10 +234,18 @@ class TerminalReader:
             input=input,
             output=output,
         )
+        self._session.app.before_render += lambda app: self._make_room(app.output.get_size().rows)
         if typed:
             keys: list[KeyPress] = []
             Vt100Parser(keys.append).feed_and_flush(typed)
             store_typeahead(self._session.input, keys)
+
+    def _offers_words(self) -> bool:
+        return offers_words(self._session.default_buffer.document.text_before_cursor)
+
+    def _make_room(self, rows: int) -> None:
+        """Leave the menu of words half of a low window, which it would else have no room in at all."""
+        self._session.reserve_space_for_menu = min(_MENU_ROWS, rows // 2)
 
     def read(self, label: str, text: str = "") -> str:
         typed = self._session.prompt(HTML(self._label).format(label), default=text)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from textwrap import wrap
 from typing import Any
 
 from quire.arguments import GeneratingArguments, parse_scalar
 from quire.cli.chat.attachments import labels, read_files, read_sources
 from quire.cli.chat.files import json_text
 from quire.cli.chat.markdown_parser import code_blocks
+from quire.cli.chat.remarks import two_columns
 from quire.cli.chat.session import SETTINGS
 from quire.cli.chat.slash_kept import KEPT
 from quire.cli.chat.slash_table import OFF, ON_OR_OFF, Chat, CommandTable, Leave, SlashCommand
@@ -79,20 +79,8 @@ def _help_on_setting(option: Option) -> str:
 
 
 def _help_on_all(width: int) -> str:
-    """Two columns or, on a narrow terminal, each command with its meaning below it."""
-    names = [f"{command.name} {command.usage}".rstrip() for command in COMMANDS.values()]
-    column = max(map(len, names)) + 2
-    is_narrow = width < 2 * column
-    indent = 2 if is_narrow else column
-    lines: list[str] = []
-    for name, command in zip(names, COMMANDS.values(), strict=True):
-        told = wrap(command.help, max(width - 1 - indent, 20))
-        if is_narrow:
-            lines.append(name)
-        else:
-            lines.append(f"{name:<{column}}{told.pop(0)}")
-        lines += [f"{'':{indent}}{line}" for line in told]
-    return "\n".join([*lines, "", *_KEYS])
+    rows = {f"{one.name} {one.usage}".rstrip(): one.help for one in COMMANDS.values()}
+    return "\n".join([two_columns(rows, width), "", *_KEYS])
 
 
 _KEYS = (
@@ -186,8 +174,7 @@ def _set(chat: Chat, argument: str) -> None:
             f"{name} is not set{'' if name in SETTINGS else nearest(name, SETTINGS)}"
         )
     chosen = {name: rows[name]} if name else rows
-    width = max(map(len, chosen))
-    chat.say("\n".join(f"{key:<{width}} = {text}" for key, text in chosen.items()))
+    chat.say(two_columns(chosen, chat.width, between=" = "))
 
 
 def _name_and_value(argument: str) -> tuple[str, str | None]:
@@ -342,8 +329,7 @@ def _stats(chat: Chat, argument: str) -> None:
 @_LAST.command("/info", "", "the model, the engine, and what is kept of this conversation")
 def _info(chat: Chat, argument: str) -> None:
     rows = {**chat.info.rows(), "conversation": _conversation(chat)}
-    width = max(map(len, rows))
-    chat.say("\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()))
+    chat.say(two_columns(rows, chat.width))
 
 
 def _conversation(chat: Chat) -> str:

@@ -125,8 +125,9 @@ def _keep(chat: Chat, argument: str) -> None:
     if argument not in ("", "on", "off"):
         raise RequestError(f"/keep takes on or off, not {argument!r}")
     if argument:
+        keeping.on = False  # also where the choice cannot be written
+        keeping.store.choose(argument == "on")
         keeping.on = argument == "on"
-        keeping.store.choose(keeping.on)
     left = ""
     if not keeping.on and keeping.chat is not None:
         left = f" What was kept until now stays as {keeping.chat.number}; /forget deletes it."

@@ -30,12 +30,14 @@ from quire.cli.chat.folded_texts import shortened
 from quire.cli.chat.keeping import Keeping, kept_words, short_name
 from quire.cli.chat.markdown import MarkdownStream
 from quire.cli.chat.other_programs import in_our_words
+from quire.cli.chat.remarks import wrapped_remark
 from quire.cli.chat.session import Session
 from quire.cli.chat.slash_commands import is_command, run_command
 from quire.cli.chat.slash_table import Leave
 from quire.cli.chat.text_files import TextFile
 from quire.cli.chat.waiting import AnswerProgress, Waiting
-from quire.cli.terminal import MARKS, closed_terminal, no_echo, suspendable, told_fault
+from quire.cli.signals import closed_terminal
+from quire.cli.terminal import MARKS, no_echo, told_fault
 from quire.errors import QuireError, RequestError
 from quire.messages import ToolCall, read_message
 
@@ -91,7 +93,7 @@ class TerminalChat:
     def run(self) -> None:
         """Converse until the user leaves."""
         # What is typed before a prompt is there is shown by the prompt alone.
-        with no_echo(), closed_terminal(self._hang_up), suspendable():
+        with no_echo(), closed_terminal(self._hang_up):
             try:
                 self._converse()
             finally:
@@ -124,8 +126,10 @@ class TerminalChat:
                 return
             except KeyboardInterrupt:  # of an impatient person, or while nothing is answered
                 self.session.take_back()
-                self.say("Stopped.")
-                if self.session.taken_back is not taken_back:
+                if self.session.taken_back is taken_back:
+                    self.say("Stopped.")
+                else:
+                    self.say("Stopped; your message was taken back. /retry asks again.")
                     self._say_what_was_taken_back()
 
     def _take_or_complain(self, line: str) -> None:
@@ -185,7 +189,8 @@ class TerminalChat:
         engine = self.model.engine
         if not engine.has_tokens:
             return ""
-        return f", {len(engine.tokens.preparation.tokenizer.encode(text)):,} tokens"
+        count = len(engine.tokens.preparation.tokenizer.encode(text))
+        return f", {count:,} token{'' if count == 1 else 's'}"
 
     def ask(self, label: str) -> str | None:
         """Let the user type something; None if it is given up (Ctrl-C, Ctrl-D)."""
@@ -343,11 +348,15 @@ class TerminalChat:
 
     def say(self, text: str) -> None:
         """Show a remark of quire's own, in a style that tells it from the model's text."""
-        self.console.print(Text(harmless(text), style="chat.remark"))
+        self._print_remark(harmless(text), "chat.remark")
 
     def complain(self, text: str) -> None:
         """Show an error in one line."""
-        self.console.print(Text(" ".join(harmless(text).split()), style="chat.fault"))
+        self._print_remark(" ".join(harmless(text).split()), "chat.fault")
+
+    def _print_remark(self, text: str, style: str) -> None:
+        remark = wrapped_remark(text, self.console.width)
+        self.console.print(Text(remark, style=style), soft_wrap=True)
 
 
 def _between_marks(text: str) -> str | None:

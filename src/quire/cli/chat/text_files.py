@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -120,9 +121,9 @@ def _is_western(content: bytes) -> bool:
 
 
 def _size_of(path: Path) -> int:
+    if os.path.isdir(path):
+        raise MediaError(f"{path} is a folder: {path / '*'} takes the files in it.")
     try:
-        if path.is_dir():
-            raise MediaError(f"{path} is a folder; {path}/* are the files in it.")
         return path.stat().st_size
     except (OSError, ValueError) as error:
         raise MediaError(_why(path, error)) from None
