@@ -22,7 +22,7 @@ export async function loadProse() {
   return null;
 }
 
-/** A text that grows, as Markdown; as it was written where the server is gone before Markdown is there. */
+/** A text that grows, as Markdown; as it was written until Markdown can be drawn. */
 export class AnswerText {
   element = h("div", { class: "prose" });
   #prose = null;
@@ -46,12 +46,13 @@ export class AnswerText {
   }
 
   async #wait() {
-    waiting.add(this);
-    const problem = await loadProse();
     const [text] = this.#given;
-    if (problem === null || !text) return;
-    notify(problem.message);
-    this.element.classList.add("plain");
+    waiting.add(this);
     show(this.element, text);
+    this.element.classList.add("plain");
+    this.element.setAttribute("aria-busy", "true");
+    const problem = await loadProse();
+    this.element.removeAttribute("aria-busy");
+    if (problem !== null && text) notify(problem.message);
   }
 }
