@@ -53,8 +53,8 @@ async def reload(page: Page) -> None:
 
 
 async def settled(page: Page) -> None:
-    """Wait until no answer grows."""
-    await expect(page.locator("article[aria-busy=true]")).to_have_count(0)
+    """Wait until no answer grows, and all are drawn."""
+    await expect(page.locator("article[aria-busy=true], .prose[aria-busy=true]")).to_have_count(0)
 
 
 def messages_sent(api: ScriptedApi) -> list[tuple[str, str]]:

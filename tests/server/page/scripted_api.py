@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from quire.server import page
@@ -65,6 +65,8 @@ class ScriptedApi:
     url: str = ""
     key: str | None = None
     loading: bool = False
+    away: bool = False
+    """Whether the page's files are refused, as by a proxy whose server is gone."""
     models: list[dict[str, Any]] = field(default_factory=lambda: list(MODELS))
     bodies: list[dict[str, Any]] = field(default_factory=list)
     aborted: int = 0
@@ -83,13 +85,13 @@ class ScriptedApi:
 
     def reset(self) -> None:
         self.key, self.loading, self.aborted, self.models = None, False, 0, list(MODELS)
-        self.answer, self.cached, self.most_bytes = None, 0, 200_000
+        self.answer, self.cached, self.most_bytes, self.away = None, 0, 200_000, False
         self.bodies.clear()
         self.hold.clear()
 
     def app(self) -> FastAPI:
         app = FastAPI()
-        app.include_router(page.router())
+        app.include_router(page.router(), dependencies=[Depends(self._there)])
 
         @app.get("/v1/models")
         async def models(request: Request) -> Response:
@@ -119,6 +121,10 @@ class ScriptedApi:
             return StreamingResponse(self._stream(body, asked), media_type="text/event-stream")
 
         return app
+
+    def _there(self) -> None:
+        if self.away:
+            raise HTTPException(502, "Bad gateway")
 
     def _refused(self, request: Request) -> Response | None:
         if self.loading:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.async_api import Page
 
 from quire.server import page
 from tests.server.page.scripted_api import ScriptedApi
@@ -115,20 +114,6 @@ def test_foreign_files_are_few_and_named_with_their_licences() -> None:
     for name in foreign:
         short = name.removeprefix("vendor/")
         assert short in named or short.startswith(folders), name
-
-
-@pytest.mark.asyncio(loop_scope="session")
-async def test_the_first_load_is_small(page: Page) -> None:
-    """What only some answers need comes with the first one that needs it."""
-    loaded = await page.evaluate(
-        """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
-          .map(({ name, decodedBodySize, encodedBodySize }) => [name, decodedBodySize, encodedBodySize])"""
-    )
-    assert any(name.endswith("markdown-it.min.js") for name, _, _ in loaded)
-    later = r"katex|pdf|highlight\.min|js/options|view/settings"
-    assert not [name for name, _, _ in loaded if re.search(later, name)]
-    assert sum(packed for _, _, packed in loaded) < 140_000  # what is sent; 300 kB are too many
-    assert sum(size for _, size, _ in loaded) < 355_000
 
 
 def test_packed_files_are_the_same_each_time() -> None:

@@ -17,6 +17,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 ANSWERS = """[...document.querySelectorAll("article.assistant")].map(
   (each) => [...each.querySelectorAll(".prose")].at(-1).innerText,
 )"""
+FORGOTTEN = """new Promise((resolve) => {
+  indexedDB.deleteDatabase("quire").onsuccess = () => resolve();
+})"""
 IS_SETTLED = "document.querySelector('article.assistant[aria-busy=false]') !== null"
 
 
@@ -78,3 +81,26 @@ async def test_an_answer_is_stopped_by_a_key(page: Firefox) -> None:
     await page.until("document.querySelector('article.assistant')?.innerText.includes('3 ')")
     await page.write("\ue00c")
     await page.until("document.querySelector('.note')?.innerText.startsWith('Stopped')")
+
+
+async def test_what_could_not_be_loaded_is_tried_again(page: Firefox, api: ScriptedApi) -> None:
+    """Firefox itself keeps a module's failure until the page is left."""
+    await page.read(FORGOTTEN)  # else what draws answers is loaded for what other tests have asked
+    await page.reload()
+    await page.until("document.querySelector('#model option') !== null")
+    await page.read("document.getElementById('composer-text').focus()")
+    api.away = True
+    await page.write(f"*one*{ENTER}")
+    await page.until(IS_SETTLED)
+    await page.until("document.querySelector('.prose.plain')?.innerText", "You said: *one*.")
+    press = "document.getElementById('settings').click()"
+    await page.read(press)
+    await page.until("document.querySelector('.notice')?.innerText.includes('cannot be reached')")
+    api.away = False
+    await page.read(press)
+    await page.until("document.querySelector('dialog.settings') !== null")
+    await page.read("document.querySelector('dialog.settings').close()")
+    await page.read("document.getElementById('composer-text').focus()")
+    await page.write(f"two{ENTER}")
+    await page.until(ANSWERS, ["You said: one.", "You said: two."])
+    assert await page.read("document.querySelector('.prose em').innerText") == "one"

@@ -22,7 +22,7 @@ new PerformanceObserver((list) => {
 }).observe({ type: "layout-shift", buffered: true });
 """
 
-SLOW = ("**/js/app.js", "**/v1/models", "**/css/prose.css")
+SLOW = ("**/js/app.js", "**/js/view/prose.js", "**/v1/models", "**/css/prose.css")
 
 
 @pytest.mark.parametrize("width", [1200, 390])

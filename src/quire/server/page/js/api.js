@@ -1,5 +1,6 @@
 // The server's API, as this page uses it.
 import { sizeText } from "./files.js";
+import { UNREACHABLE } from "./later.js";
 import { readEvents } from "./sse.js";
 
 const KEY = "quire.key";
@@ -137,7 +138,7 @@ function tooLarge(size, most) {
 
 /** A connection is also cut by a proxy that refuses a large request before it has read all of it. */
 function unreachable(body = "") {
-  if (body.length < LARGE) return "The server cannot be reached. Does it still run?";
+  if (body.length < LARGE) return UNREACHABLE;
   const size = sizeText(body.length);
   return `The server cannot be reached: it does not run, or a proxy before it takes no ${size} at once.`;
 }

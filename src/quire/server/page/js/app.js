@@ -4,9 +4,11 @@ import { Api } from "./api.js";
 import { copyFormulas } from "./clipboard.js";
 import { iconButton } from "./dom.js";
 import { listen, shortcuts } from "./keys.js";
+import { early, later, whenIdle } from "./later.js";
 import { Session } from "./session.js";
 import { loadSettings } from "./settings.js";
 import { openStore } from "./store.js";
+import { loadProse } from "./view/answer_text.js";
 import { acceptDrops, Composer } from "./view/composer.js";
 import { tellContext } from "./view/context.js";
 import { askKey, showShortcuts } from "./view/dialogs.js";
@@ -18,6 +20,8 @@ import { Thread } from "./view/thread.js";
 const narrow = matchMedia("(max-width: 52rem)");
 const darkSystem = matchMedia("(prefers-color-scheme: dark)");
 const TRY_AGAIN = 2000; // ms, while the server is loading or away
+const settings = later(() => import("./view/settings.js"));
+const share = later(() => import("./view/share.js"));
 const at = (id) => document.getElementById(id);
 
 async function start() {
@@ -42,12 +46,21 @@ async function start() {
   document.addEventListener("copy", copyFormulas);
   fillBars(session, sidebar, table);
   composer.focus();
+  loadProseInTime(session);
   await session.load();
+  if (location.hash) await loadProse(); // so that its conversation is drawn whole, and nothing moves
   thread.draw();
   new Addresses(session, { notify, reveal: (node) => thread.reveal(node) });
   session.tidy();
   await loadModels(session);
   if (!session.path.length) thread.draw();
+}
+
+/** Load what draws answers before there is one: with the first key of a question, or, where there are
+ * conversations that may be opened, in an idle moment. */
+function loadProseInTime(session) {
+  at("composer").addEventListener("input", () => loadProse(), { once: true });
+  session.addEventListener("list", () => session.conversations.length && whenIdle(loadProse));
 }
 
 /** Focus the message field if the focused element was removed. */
@@ -100,24 +113,16 @@ function actions(session, thread, composer, sidebar) {
   };
 }
 
-async function openSettings(session) {
-  const view = await loaded(() => import("./view/settings.js"));
-  view?.openSettings(session);
+function openSettings(session) {
+  settings().then((view) => view.openSettings(session), tell);
 }
 
-async function openShare(session) {
-  const view = await loaded(() => import("./view/share.js"));
-  view?.openShare(session);
+function openShare(session) {
+  share().then((view) => view.openShare(session), tell);
 }
 
-/** What is loaded when it is first needed; null without the server. */
-async function loaded(load) {
-  try {
-    return await load();
-  } catch {
-    notify("The server cannot be reached. Does it still run?");
-    return null;
-  }
+function tell(error) {
+  notify(error.message);
 }
 
 function retryLast(session) {
@@ -130,15 +135,18 @@ function fillBars(session, sidebar, table) {
   at("bar-start").append(
     iconButton("menu", "Conversations (Alt+B)", toggle, { id: "menu", "aria-controls": "sidebar" }),
   );
-  const share = iconButton("share", "Export (Alt+E)", () => openShare(session), { id: "share" });
-  const drawShare = () => (share.disabled = !session.isBegun);
+  const shareButton = iconButton("share", "Export (Alt+E)", () => openShare(session), { id: "share" });
+  const drawShare = () => (shareButton.disabled = !session.isBegun);
   for (const event of ["list", "opened"]) session.addEventListener(event, drawShare);
   drawShare();
+  const settingsButton = iconButton("settings", "Settings (Alt+S)", () => openSettings(session), {
+    id: "settings",
+  });
   at("bar-end").append(
-    share,
+    early(shareButton, share),
     iconButton("moon", "Dark or light (Alt+D)", () => switchTheme(session), { id: "theme" }),
     iconButton("keys", "Keyboard (?)", () => showShortcuts(table), { id: "help" }),
-    iconButton("settings", "Settings (Alt+S)", () => openSettings(session), { id: "settings" }),
+    early(settingsButton, settings),
   );
   sidebar.draw();
 }

@@ -1,4 +1,5 @@
 // Files that can be attached, by their kinds and contents.
+import { later } from "./later.js";
 import { textOf } from "./texts.js";
 
 const BY_NAME = {
@@ -27,6 +28,8 @@ const KINDS = ["image", "audio", "video"];
 const BY_CONTENT = ["image/svg+xml", "video/mp2t", "audio/x-mpegurl", "audio/mpegurl"];
 const MOST_TEXT = 20_000_000; // bytes
 const MOST_PDF = 100_000_000;
+
+const pdfs = later(() => import("./pdfs.js"));
 
 /** {kind, type, name, size, content, text, pages} of a File: `content` is the Blob to keep, `text` what
  * is read of a text or a PDF. Throws an Error that says why it cannot be attached. */
@@ -65,7 +68,7 @@ function isPdf(bytes) {
 
 async function pdf(file, name) {
   if (file.size > MOST_PDF) throw tooLarge(file, name, MOST_PDF);
-  const { readPdf } = await import("./pdfs.js");
+  const { readPdf } = await pdfs();
   const { pages, text } = await readPdf(file, name);
   return {
     kind: "pdf",

@@ -11,4 +11,6 @@
   if (kept.theme === "light" || kept.theme === "dark") root.dataset.theme = kept.theme;
   const wide = !matchMedia("(max-width: 52rem)").matches;
   root.classList.toggle("with-sidebar", wide && kept.sidebar !== false);
+  // A conversation is shown as soon as its answers can be drawn: without waiting for the other modules.
+  if (location.hash) import("./view/prose.js").catch(() => {}); // the page tells of it, and tries again
 }

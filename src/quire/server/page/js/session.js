@@ -2,6 +2,7 @@
 import { canGoOn, editedAnswer, endAnswer, newAnswer, reopen, takeChunk } from "./answer.js";
 import { Drafts } from "./drafts.js";
 import { readFile, sizeText } from "./files.js";
+import { later } from "./later.js";
 import { bytesOf, chatBody } from "./request.js";
 import { saveSettings } from "./settings.js";
 import { fileIds } from "./store.js";
@@ -15,6 +16,9 @@ const SAVE_FIRST = 100; // ms after which an answer is first saved, so that litt
 const SAVE_EVERY = 1000; // ms, while an answer comes
 const COUNTED = 2_000_000; // characters; the tokens of a longer text are estimated
 const COUNT_PATIENCE = 5000; // ms
+
+const pdfs = later(() => import("./pdfs.js"));
+const transfer = later(() => import("./transfer.js"));
 
 /** Events: `list` (conversations), `opened` (another one), `thread` (the current one's messages),
  * `asked` (an answer to the current one begins), `progress` (detail: the node that grew), `settled`
@@ -185,13 +189,13 @@ export class Session extends EventTarget {
   }
 
   async export(conversations = this.conversations) {
-    const { exported } = await import("./transfer.js");
+    const { exported } = await transfer();
     return exported(conversations, this.store);
   }
 
   /** Returns the conversations that were imported. */
   async import(text) {
-    const { imported } = await import("./transfer.js");
+    const { imported } = await transfer();
     const added = await imported(text, this.store);
     this.conversations = [...this.conversations, ...added].sort(tree.latestFirst);
     this.#tell("list");
@@ -253,7 +257,7 @@ export class Session extends EventTarget {
     if (!this.mostImages) {
       throw new Error(`${file.name} has no text but pictures, which this model does not see.`);
     }
-    const { drawPages } = await import("./pdfs.js");
+    const { drawPages } = await pdfs();
     const pages = await drawPages(await this.store.file(file.id), file.name, this.mostImages);
     const pictures = await Promise.all(pages.map((page) => this.#keepBlob(page)));
     return { ...file, pictures, picturesSize: pages.reduce((sum, { size }) => sum + size, 0) };

@@ -1,7 +1,7 @@
 // What is far out of sight is drawn in idle moments, so that long conversations open at once.
+import { whenIdle } from "../later.js";
 
 const AHEAD = "150% 0px"; // how near to the visible part a message is drawn without waiting
-const PAUSE = 30; // ms between two messages, where the browser tells of no idle moments
 
 /** Views whose `update` was not called yet, each once. */
 export class Backlog {
@@ -52,9 +52,4 @@ export class Backlog {
       this.#wait();
     });
   }
-}
-
-function whenIdle(act) {
-  if (globalThis.requestIdleCallback) requestIdleCallback(act);
-  else setTimeout(act, PAUSE);
 }

@@ -32,7 +32,7 @@ export function keptData(session) {
   const button = (text, onclick, more = "") =>
     h("button", { type: "button", class: `button ${more}`, onclick }, text);
   const buttons = [
-    button("Export all", () => exportAll(session)),
+    button("Export all", () => change(() => exportAll(session))),
     button("Import", () => picker.click()),
     button("Delete all", () => change(() => removeAll(session)), "dangerous"),
   ];

@@ -2,13 +2,17 @@
 import { ENDINGS, canGoOn } from "../answer.js";
 import { addressOf } from "../address.js";
 import { h, icon, iconButton, show } from "../dom.js";
+import { early, later } from "../later.js";
 import { isUnanswered } from "../tree.js";
+import { AnswerText } from "./answer_text.js";
+import { copyButton } from "./copy_button.js";
 import { figures, growingFigures } from "./figures.js";
-import { Prose, copyButton } from "./prose.js";
 import { shownFile } from "./media.js";
+import { notify } from "./notices.js";
 import { saidText } from "./said.js";
 
 const LINE = 72; // characters
+const probabilities = later(() => import("./probabilities.js"));
 
 /** The view of a message. `context`: {session, index, count, growing, last, edit(node)}. */
 export function messageView(node, context) {
@@ -88,8 +92,8 @@ function resultBlock(node) {
 /** An answer, blank at first; `update` shows its new parts. */
 class AnswerView {
   isBlank = true;
-  #prose = new Prose();
-  #thought = new Prose();
+  #prose = new AnswerText();
+  #thought = new AnswerText();
   #calls = [];
   #tellsAll = false; // whether a narrow page shows all figures
 
@@ -200,9 +204,8 @@ class AnswerView {
     if (!node.probabilities?.length) return null;
     const button = quietIcon("chart", "Probabilities", async () => {
       if (!this.tokens) {
-        const { tokensView } = await import("./probabilities.js");
-        const view = await tokensView(node, this.context.session.store);
-        if (this.tokens) return; // it was pressed twice
+        const view = await tokens(node, this.context.session.store);
+        if (!view || this.tokens) return; // it was pressed twice
         this.tokens = view;
         view.hidden = true;
         this.#prose.element.after(view);
@@ -213,7 +216,18 @@ class AnswerView {
       button.setAttribute("aria-pressed", String(shown));
     });
     button.setAttribute("aria-pressed", String(this.tokens?.hidden === false));
-    return button;
+    return early(button, probabilities);
+  }
+}
+
+/** The view of an answer's tokens; null, which is told, where it cannot be loaded. */
+async function tokens(node, store) {
+  try {
+    const { tokensView } = await probabilities();
+    return await tokensView(node, store);
+  } catch (error) {
+    notify(error.message);
+    return null;
   }
 }
 

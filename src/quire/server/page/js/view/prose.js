@@ -1,9 +1,9 @@
 // A model's growing Markdown on the page.
-import { copyText } from "../clipboard.js";
-import { h, icon } from "../dom.js";
+import { h } from "../dom.js";
 import { draw } from "../formulas.js";
 import { GrowingMarkdown } from "../growing_markdown.js";
 import { colour } from "../highlight.js";
+import { copyButton } from "./copy_button.js";
 import { GrowingCode } from "./growing_code.js";
 import { patch } from "./patch.js";
 
@@ -15,8 +15,9 @@ export class Prose {
   #open = NONE; // the nodes that may still change: parts at the end of a long block, and blocks
   #code = null; // the last block, if it is long code that only grows
 
-  constructor() {
-    this.element = h("div", { class: "prose" });
+  /** `element` is an empty one that shows the text. */
+  constructor(element = h("div", { class: "prose" })) {
+    this.element = element;
   }
 
   /** Show a text that continues the one before; `ended`: it is complete. */
@@ -123,20 +124,4 @@ function dressCode(code) {
   frame.append(bar, pre);
   Object.assign(pre, { tabIndex: 0, dir: "ltr" });
   colour(code);
-}
-
-/** A button that copies a text and says so. */
-export function copyButton(textOf, label = "Copy") {
-  const words = h("span", {}, label);
-  const button = h("button", { type: "button", class: "quiet-button" }, icon("copy"), words);
-  button.addEventListener("click", async () => {
-    await copyText(textOf());
-    button.replaceChildren(icon("check"), words);
-    words.textContent = "Copied";
-    setTimeout(() => {
-      button.replaceChildren(icon("copy"), words);
-      words.textContent = label;
-    }, 1500);
-  });
-  return button;
 }
