@@ -164,9 +164,7 @@ ON_BY_DEFAULT = (
     "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
 )
 OFF_BY_DEFAULT = "{% if thinking %}<think>{% else %}</think>{% endif %}"
-LEFT_TO_THE_MODEL = (
-    "{% if enable_thinking is defined %}{{ '<think>' if enable_thinking else '</think>' }}{% endif %}"
-)
+LEFT_TO_THE_MODEL = "{% if enable_thinking is defined %}{{ '<think>' if enable_thinking else '</think>' }}{% endif %}"
 EFFORTS = (
     "{% set effort = reasoning_effort or 'no' %}"
     "{% if effort not in ('no', 'low', 'high') %}{{ raise_exception('effort') }}{% endif %}"

@@ -26,6 +26,9 @@ class StreamOptions(TypedDict):
     include_usage: NotRequired[bool | None]
     continuous_usage_stats: NotRequired[bool | None]
     """Every chunk has the usage so far."""
+    include_held_text: NotRequired[bool | None]
+    """Chunks of a chat completion also have, as `held_text`, what may become a call or a mark: a call
+    itself comes whole, once it is certain. What is text after all comes again as content."""
     include_obfuscation: NotRequired[Literal[False] | None]
 
 

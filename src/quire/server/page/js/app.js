@@ -11,7 +11,7 @@ import { acceptDrops, Composer } from "./view/composer.js";
 import { tellContext } from "./view/context.js";
 import { askKey, showShortcuts } from "./view/dialogs.js";
 import { Header } from "./view/header.js";
-import { notify, placeNotices } from "./view/notices.js";
+import { notify, placeNotices, tellUnreachable } from "./view/notices.js";
 import { Sidebar } from "./view/sidebar.js";
 import { Thread } from "./view/thread.js";
 
@@ -29,6 +29,8 @@ async function start() {
   new Header(session, at("title"), at("model"));
   tellContext(session, at("fine"));
   acceptDrops(composer);
+  offerThinking(session, composer);
+  offerPrompts(session, composer);
   at("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the address stays that of the conversation
     composer.focus();
@@ -48,6 +50,33 @@ async function start() {
   session.tidy();
   await loadModels(session);
   if (!session.path.length) thread.draw();
+}
+
+/** The switch for thoughts, once a model is chosen that has one. */
+function offerThinking(session, composer) {
+  let offered = false;
+  session.addEventListener("settings", async () => {
+    if (offered || !session.model?.thinking) return;
+    offered = true;
+    const view = await loaded(() => import("./view/think.js"));
+    if (view) view.offerThinking(session, composer.tools);
+    else offered = false;
+  });
+}
+
+/** Saved prompts, by their button or by a slash in the empty field. */
+function offerPrompts(session, { form, field, tools }) {
+  let list = null;
+  const open = async (how) => {
+    const view = list ?? (await loaded(() => import("./view/prompt_list.js")));
+    if (view) list ??= new view.PromptList(session, { form, field }, button);
+    if (list) how(list);
+  };
+  const button = iconButton("prompts", "Saved prompts (/)", () => open((all) => all.toggle()));
+  tools.before(button);
+  field.addEventListener("input", () => {
+    if (field.value === "/") open((all) => all.openTyped());
+  });
 }
 
 /** Focus the message field if the focused element was removed. */
@@ -92,6 +121,7 @@ function actions(session, thread, composer, sidebar) {
     below: whenFree(() => session.step(1)),
     retry: whenFree(() => retryLast(session)),
     goOn: whenFree(() => session.goOn()),
+    think: whenFree(() => at("think")?.click()),
     sidebar: whenFree(() => sidebar.toggle()),
     share: whenFree(() => openShare(session)),
     settings: whenFree(() => openSettings(session)),
@@ -115,7 +145,7 @@ async function loaded(load) {
   try {
     return await load();
   } catch {
-    notify("The server cannot be reached. Does it still run?");
+    tellUnreachable();
     return null;
   }
 }

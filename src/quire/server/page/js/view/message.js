@@ -6,6 +6,7 @@ import { isUnanswered } from "../tree.js";
 import { figures, growingFigures } from "./figures.js";
 import { Prose, copyButton } from "./prose.js";
 import { shownFile } from "./media.js";
+import { tellUnreachable } from "./notices.js";
 import { saidText } from "./said.js";
 
 const LINE = 72; // characters
@@ -24,7 +25,8 @@ function question(node, { session, index, count, edit }) {
   if (node.text) content.append(...saidText(node.text));
   const actions = h("div", { class: "actions" }, branches(node, session, index, count));
   const copy = copyButton(() => node.text);
-  const alone = [quietIcon("edit", "Edit", () => edit(node)), copy];
+  const save = quietIcon("prompts", "Save as a prompt", () => savePrompt(node.text));
+  const alone = [quietIcon("edit", "Edit", () => edit(node)), copy, ...(node.text ? [save] : [])];
   for (const button of alone) button.title = button.textContent; // often there is but the icon
   actions.append(...alone, linkTo(node, session));
   return h(
@@ -33,6 +35,10 @@ function question(node, { session, index, count, edit }) {
     content,
     actions,
   );
+}
+
+function savePrompt(text) {
+  import("./prompt_dialog.js").then(({ editPrompt }) => editPrompt({ text }), tellUnreachable);
 }
 
 /** `more`: "named" where the icon alone, which is all that a phone has room for, would not do. */
@@ -135,6 +141,7 @@ class AnswerView {
     this.#showThought(growing);
     this.#prose.update(node.text, !growing);
     this.#showCalls();
+    this.#showHeld(growing);
     this.waiting.hidden = !growing || node.times.first !== null;
     if (growing) this.footer.replaceChildren(growingFigures(node) ?? "");
     else this.footer.replaceChildren(...this.#ending(), ...this.#actions());
@@ -157,6 +164,19 @@ class AnswerView {
       show(name, call.name);
       show(content, pretty(call.arguments));
     });
+  }
+
+  /** A call while it is written. */
+  #showHeld(growing) {
+    const { held } = this.node;
+    if (held && !this.begun) {
+      this.begun = { update() {} }; // until the other is loaded
+      import("./begun_call.js").then(({ BegunCall }) => {
+        this.begun = new BegunCall(this.callList, this.context.session.settings.tools);
+        this.#showHeld(this.context.growing);
+      }, () => {});
+    }
+    this.begun?.update(growing ? this.node.held : "");
   }
 
   /** Why the answer ended, if not by itself. */

@@ -18,6 +18,11 @@ export function notify(text, action = null) {
   return shown.get(text);
 }
 
+/** Say that what is loaded when it is first needed could not be. */
+export function tellUnreachable() {
+  notify("The server cannot be reached. Does it still run?");
+}
+
 /** Bring the notices to where they can be seen and used. */
 export function placeNotices() {
   place().append(...document.querySelectorAll(".notice"));
