@@ -12,7 +12,7 @@ from quire.messages import read_conversation
 from quire.prompt import TextElement
 from quire.template.jinja import JinjaTemplate
 from quire.template.registry import get_template
-from quire.template.render_options import RenderOptionResolver
+from quire.template.render_options import RenderOptionResolver, ThinkingChoices
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from tests.tokenizer.kinds import make_backend
@@ -158,3 +158,51 @@ def test_a_named_template_has_the_switches_alone() -> None:
             rendered(given, named)
     with pytest.raises(ConfigError, match="'date_string'"):
         RenderOptionResolver(named, DataArguments(chat_template_kwargs={"date_string": "x"}))
+
+
+ON_BY_DEFAULT = (
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+)
+OFF_BY_DEFAULT = "{% if thinking %}<think>{% else %}</think>{% endif %}"
+LEFT_TO_THE_MODEL = "{% if enable_thinking is defined %}{{ '<think>' if enable_thinking else '</think>' }}{% endif %}"
+EFFORTS = (
+    "{% set effort = reasoning_effort or 'no' %}"
+    "{% if effort not in ('no', 'low', 'high') %}{{ raise_exception('effort') }}{% endif %}"
+    "{{ effort }}"
+)
+NO_EFFORT = "{{ 'briefly' if reasoning_effort == 'none' else 'at length' }}"
+
+
+@pytest.mark.parametrize(
+    ("source", "data", "choices"),
+    [
+        (ON_BY_DEFAULT, {}, ThinkingChoices(True, True, ())),
+        (ON_BY_DEFAULT, {"enable_thinking": False}, ThinkingChoices(True, False, ())),
+        (OFF_BY_DEFAULT, {}, ThinkingChoices(True, False, ())),
+        (LEFT_TO_THE_MODEL, {}, ThinkingChoices(True, None, ())),
+        (EFFORTS, {}, ThinkingChoices(False, None, ("low", "high"))),
+        (OFF_BY_DEFAULT + EFFORTS, {}, ThinkingChoices(True, False, ("low", "high"))),
+        (NO_EFFORT, {}, None),
+        ("{% if false and enable_thinking %}<think>{% endif %}", {}, None),
+        ("Hello", {}, None),
+    ],
+)
+def test_what_a_template_obeys_is_seen_in_its_prompts(
+    source: str, data: dict[str, Any], choices: ThinkingChoices | None
+) -> None:
+    assert RenderOptionResolver(own(source), DataArguments(**data)).thinking_choices() == choices
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "choices"),
+    [
+        ("qwen3", {}, ThinkingChoices(True, True, ())),
+        ("qwen3", {"enable_thinking": False}, ThinkingChoices(True, False, ())),
+        ("qwen", {}, None),
+    ],
+)
+def test_a_named_template_has_a_switch_where_its_model_thinks(
+    name: str, data: dict[str, Any], choices: ThinkingChoices | None
+) -> None:
+    template = get_template(name, None)
+    assert RenderOptionResolver(template, DataArguments(**data)).thinking_choices() == choices

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,7 +32,7 @@ from quire.prompt import Element, Prompt, TextElement
 from quire.request import NO_MEDIA, ChatRequest
 from quire.sampling import OptionResolver, SamplingParams
 from quire.template.registry import get_template, misfit
-from quire.template.render_options import RenderOptionResolver
+from quire.template.render_options import RenderOptionResolver, ThinkingChoices
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import load_tokenizer
@@ -245,6 +245,11 @@ class Preparation:
     def defaults(self) -> Mapping[str, Any]:
         """The value of each option that a request does not set, by the option's name."""
         return self._resolver.defaults
+
+    @cached_property
+    def thinking_choices(self) -> ThinkingChoices | None:
+        """What a request can choose of the thought before its answer; None where nothing."""
+        return self._render_options.thinking_choices()
 
     def params(
         self, options: Mapping[str, Any], prompt_length: int, *, streamed: bool = True

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from quire.arguments import DataArguments
 from quire.errors import ConfigError, RequestError, SamplingError, UnsupportedOptionError, nearest
+from quire.messages import read_conversation
 from quire.options import OPTIONS_BY_NAME, read_option
+from quire.prompt import Element
 from quire.template.template import RenderOptions, Template
 
 _SWITCHES = ("enable_thinking", "preserve_thinking")
 _HINTS = ("reasoning_effort", "thinking_budget")
 """Options that have an effect of their own, and are variables of the templates that read them."""
 _OWN_OPTIONS = frozenset({"add_generation_prompt", "continue_final_message", "messages", "tools"})
+
+_QUESTION = read_conversation([{"role": "user", "content": "Hello"}])
+_EFFORTS = ("low", "medium", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingChoices:
+    """What a request can choose of the thought before its answer."""
+
+    switch: bool
+    """Whether `enable_thinking` turns it on and off."""
+    default: bool | None
+    """Whether the model thinks where a request says nothing; None where it decides itself."""
+    efforts: tuple[str, ...]
+    """Words of `reasoning_effort` that differ in what they ask for."""
 
 
 class RenderOptionResolver:
@@ -52,6 +70,33 @@ class RenderOptionResolver:
         effort = read_option(options, "reasoning_effort")
         wanted = self._switches(options).get("enable_thinking")
         return effort != "none" if wanted is None and effort is not None else wanted
+
+    def thinking_choices(self) -> ThinkingChoices | None:
+        """What a request can choose of thoughts; None where it can choose nothing.
+
+        What a template reads does not say what it obeys, and many read the same name with opposite
+        defaults: so a question is rendered with each choice, and the prompts are compared.
+        """
+        on, off = (self._question({"enable_thinking": value}) for value in (True, False))
+        unset = self._question({})
+        switch = on is not None and off is not None and on != off
+        default = unset == on if switch and unset in (on, off) else None
+        efforts: dict[str, Sequence[Element]] = {}
+        for word in _EFFORTS:
+            prompt = self._question({"reasoning_effort": word})
+            if prompt is not None and prompt not in efforts.values():
+                efforts[word] = prompt
+        words = tuple(efforts) if len(efforts) > 1 else ()
+        return ThinkingChoices(switch, default, words) if switch or words else None
+
+    def _question(self, options: Mapping[str, Any]) -> Sequence[Element] | None:
+        """The prompt of a question with these options; None where the template refuses them."""
+        wanted = self.wants_thinking(options)
+        thinking = self.enable_thinking if wanted is None else wanted
+        try:
+            return self._template.render(_QUESTION, **self.resolve(options, thinking))
+        except RequestError:
+            return None
 
     def resolve(self, options: Mapping[str, Any], thinking: bool | None) -> RenderOptions:
         """The options of `Template.render` for a request, for which `thinking` is decided already.

@@ -15,7 +15,7 @@ from quire.chat import ChatModel
 from quire.demo import demo_model_path, demo_reward_path
 from quire.request import ChatRequest
 from quire.tokenizer import Tokenizer
-from tests.server.serving import Served
+from tests.server.serving import Served, serving
 from tools.demo_models.rewards import held_out_pairs, shown
 
 TEXTS = ["Hello there.", "What is 2 plus 3?", "ü 🙂"]
@@ -178,6 +178,19 @@ def test_models_tell_what_they_take(http: httpx.Client) -> None:
         wanted = {name: own[name] for name in ("temperature", "top_p")} | {"max_tokens": 1024}
         assert wanted.items() <= card["defaults"].items()
         assert "seed" not in card["defaults"]  # None: the engine decides
+        assert card["thinking"] == {"switch": True, "default": True, "efforts": []}
+
+
+def test_models_whose_template_knows_no_thoughts_offer_no_choice_of_them() -> None:
+    arguments = {
+        "model_name_or_path": str(demo_model_path()),
+        "infer_backend": "native",
+        "native_kv_cache_memory": "64MiB",
+        "template": "qwen",
+    }
+    with ChatModel(arguments) as model, serving(model) as served:
+        cards = httpx.get(f"{served.url}/v1/models").json()["data"]
+    assert [card["thinking"] for card in cards] == [None] * len(cards)
 
 
 # --- tokens --------------------------------------------------------------------------------------

@@ -126,3 +126,31 @@ def test_a_budget_in_messages(http: httpx.Client) -> None:
         {"model": "base", "messages": SUM, "thinking": thinking}
     )
     assert prompt_call(body).options["thinking_budget"] == 1024
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_call_is_seen_while_it_is_written(http: httpx.Client, choice: str) -> None:
+    body = {
+        "model": "base",
+        "messages": PARIS,
+        "temperature": 0,
+        "max_tokens": 100,
+        "tools": functions(PARAMETERS)[CHAT],
+        "tool_choice": choice,
+        "stream": True,
+    }
+
+    def choices(**options: bool) -> list[dict[str, Any]]:
+        answer = http.post(CHAT, json={**body, "stream_options": options or None})
+        events = [line.removeprefix("data: ") for line in answer.text.split("\n\n")]
+        return [json.loads(event)["choices"][0] for event in events if event.startswith("{")]
+
+    found = choices(include_held_text=True)
+    is_call = [bool(one["delta"].get("tool_calls")) for one in found]
+    at = is_call.index(True)
+    held = "".join(one.get("held_text", "") for one in found[:at])
+    assert NAME in held
+    assert '"Paris' in held
+    assert sum("held_text" in one for one in found[:at]) > 5  # as it is written
+    assert all("held_text" not in one for one in found if one["delta"])
+    assert not any("held_text" in one for one in choices())

@@ -138,9 +138,9 @@ class ScriptedApi:
         try:
             async for delta in self._deltas(body, asked):
                 tokens += 1
-                spelling = delta.pop("tokens", None)
+                spelling, held = delta.pop("tokens", None), delta.pop("held_text", None)
                 likely = probabilities(delta, spelling) if "logprobs" in body else None
-                yield event(delta, model=body["model"], logprobs=likely)
+                yield event(delta, model=body["model"], logprobs=likely, held=held)
         except asyncio.CancelledError:
             self.aborted += 1
             raise
@@ -150,7 +150,9 @@ class ScriptedApi:
         if asked == "break":
             yield b'data: {"error": {"message": "The engine died.", "type": "server_error"}}\n\n'
         elif asked != "cut":
-            finish = {"weather": "tool_calls", "length": "length"}.get(asked, "stop")
+            finish = {"weather": "tool_calls", "write": "tool_calls", "length": "length"}.get(
+                asked, "stop"
+            )
             yield event({}, finish, model=body["model"])
             yield usage(11, tokens, self.cached)
             yield b"data: [DONE]\n\n"
@@ -200,6 +202,19 @@ class ScriptedApi:
         elif asked == "weather":
             for delta in tool_deltas():
                 yield delta
+        elif asked == "write":
+            yield {"content": "I look it up."}
+            for piece in (
+                "<tool_call>\n{",
+                '"name": "get_we',
+                'ather", "argum',
+                'ents": {"city": ',
+            ):
+                yield {"held_text": piece}
+            await self._held()
+            yield {"held_text": '"Oslo"}}'}
+            yield {"tool_calls": list(tool_deltas())[1]["tool_calls"]}
+            yield {"tool_calls": [{"index": 0, "function": {"arguments": '{"city": "Oslo"}'}}]}
         elif asked == "attack":
             for start in range(0, len(ATTACK), 7):
                 yield {"content": ATTACK[start : start + 7]}
@@ -242,8 +257,11 @@ def event(
     *,
     model: str,
     logprobs: dict[str, Any] | None = None,
+    held: str | None = None,
 ) -> bytes:
     choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+    if held is not None:
+        choice["held_text"] = held
     return f"data: {json.dumps({'model': model, 'choices': [choice]})}\n\n".encode()
 
 

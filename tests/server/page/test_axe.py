@@ -10,7 +10,10 @@ from playwright.async_api import Page, expect
 
 from tests.server.page.actions import answers, ask, composer
 from tests.server.page.scripted_api import ScriptedApi
+from tests.server.page.test_begun_calls import give_tools
 from tests.server.page.test_media import choose
+from tests.server.page.test_prompts import keep, typed
+from tests.server.page.test_thinking import thinks
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -103,6 +106,42 @@ async def enlarged(page: Page) -> None:
     await ask(page, "rich")
 
 
+async def prompts(page: Page) -> None:
+    await keep(page)
+    await typed(page)
+
+
+async def no_prompts(page: Page) -> None:
+    await composer(page).fill("half a thought")
+    await page.get_by_role("button", name="Saved prompts").click()
+    await page.get_by_role("listbox").wait_for()
+
+
+async def prompts_in_settings(page: Page) -> None:
+    await keep(page)
+    await page.keyboard.press("Alt+KeyS")
+    await page.get_by_role("button", name="Delete Summarise").click()
+
+
+async def prompt_dialog(page: Page) -> None:
+    await ask(page, "one")
+    await page.get_by_label("You").hover()
+    await page.get_by_role("button", name="Save as a prompt").click()
+
+
+async def pinned(page: Page) -> None:
+    await ask(page, "one")
+    await page.locator(".conversations li").hover()
+    await page.get_by_role("button", name="Pin one").click()
+    await page.get_by_role("button", name="Unpin one").wait_for()
+
+
+async def begun_call(page: Page) -> None:
+    await give_tools(page)
+    await ask(page, "write", wait=False)
+    await page.locator(".begun pre").wait_for()
+
+
 STATES = [
     empty,
     conversation,
@@ -119,6 +158,12 @@ STATES = [
     phone,
     phone_with_conversations,
     enlarged,
+    prompts,
+    no_prompts,
+    prompts_in_settings,
+    prompt_dialog,
+    pinned,
+    begun_call,
 ]
 
 
@@ -132,3 +177,11 @@ async def test_axe_finds_nothing(
         await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
         results = await Axe().run(page, options=CHECKS)
         assert results.violations_count == 0, f"{scheme}: {results.generate_report()}"
+
+
+@pytest.mark.parametrize("default", [True, False, None])
+async def test_axe_finds_nothing_where_a_model_thinks(
+    page: Page, api: ScriptedApi, default: bool | None
+) -> None:
+    await thinks(page, api, default, "low", "high")
+    await test_axe_finds_nothing(page, api, empty)

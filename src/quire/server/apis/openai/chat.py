@@ -177,14 +177,16 @@ class ChatEncoder:
         index = delta.index
         self._usage.add(delta)
         begun = "" if index in self._calls else self._begin(delta)
-        with_ids = self._extras.token_ids
+        with_ids, held = self._extras.token_ids, ""
         if delta.parts is None and delta.finish_reason is None:  # most tokens
             if not delta.text and not delta.logprobs and not with_ids:
                 return begun.encode()
             change = f'"content":{quoted(delta.text)}'
         else:
             change = self._change(delta)
-            if not (change or delta.finish_reason or delta.logprobs or with_ids):
+            if self._extras.held_text and delta.text and not change:
+                held = f',"held_text":{quoted(delta.text)}'
+            if not (change or held or delta.finish_reason or delta.logprobs or with_ids):
                 return begun.encode()
         end = end_of(delta)
         logprobs = "null"
@@ -193,7 +195,7 @@ class ChatEncoder:
         ids = f',"token_ids":{list(delta.token_ids)}' if with_ids else ""
         return (
             f'{begun}{self._before}{{"index":{index},"delta":{{{change}}},"logprobs":{logprobs},'
-            f'"finish_reason":{end}{ids}}}{self._after()}'
+            f'"finish_reason":{end}{held}{ids}}}{self._after()}'
         ).encode("ascii")
 
     def _begin(self, delta: Delta) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -42,6 +43,7 @@ def router() -> APIRouter:
 def _card(model: ServedName, service: Service) -> dict[str, Any]:
     engine = service.engine
     preparation = engine.tokens.preparation if engine.has_tokens else None
+    choices = preparation.thinking_choices if preparation else None
     return {
         "id": model.name,
         "object": "model",
@@ -52,6 +54,7 @@ def _card(model: ServedName, service: Service) -> dict[str, Any]:
         "max_model_len": engine.info.context_length,
         "max_media": preparation.media.limits if preparation else {},
         "defaults": _defaults(preparation.defaults) if preparation else {},
+        "thinking": asdict(choices) if choices else None,
     }
 
 

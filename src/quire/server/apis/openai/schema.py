@@ -26,6 +26,9 @@ class StreamOptions(TypedDict):
     include_usage: NotRequired[bool | None]
     continuous_usage_stats: NotRequired[bool | None]
     """Every chunk has the usage so far."""
+    include_held_text: NotRequired[bool | None]
+    """Chunks of a chat completion also have, as `held_text`, what may become a call or a mark: a call
+    itself comes whole, once it is certain. What is text after all comes again as content."""
     include_obfuscation: NotRequired[Literal[False] | None]
 
 
@@ -456,6 +459,15 @@ class TextCompletion(BaseModel):
     usage: TokenUsage
 
 
+class ThinkingCard(BaseModel):
+    switch: bool
+    """Whether `enable_thinking` turns thoughts on and off."""
+    default: bool | None
+    """Whether the model thinks where a request says nothing; null where it decides itself."""
+    efforts: list[str]
+    """Words of `reasoning_effort` that differ for this model's template, among low, medium and high."""
+
+
 class ModelCard(BaseModel):
     id: str
     object: Literal["model"]
@@ -468,6 +480,8 @@ class ModelCard(BaseModel):
     """The most media of one prompt, by the kinds that the model takes: image, video, audio."""
     defaults: dict[str, float | bool | str]
     """What options are where a request does not set them, by their names in this API."""
+    thinking: ThinkingCard | None
+    """What a request can choose of thoughts; null where it can choose nothing, or where that is not known."""
 
 
 class ModelList(BaseModel):

@@ -107,6 +107,8 @@ class Extras:
     usage_so_far: bool = False
     """The usage so far, in every event."""
     token_ids: bool = False
+    held_text: bool = False
+    """What the model has written that may become a call, as it is written."""
 
     @classmethod
     def of(cls, options: StreamOptions | None, *, token_ids: bool | None) -> Self:
@@ -116,6 +118,7 @@ class Extras:
             bool(options.get("include_usage")),
             bool(options.get("continuous_usage_stats")),
             bool(token_ids),
+            bool(options.get("include_held_text")),
         )
 
     def usage_field(self, total: UsageSum) -> str:

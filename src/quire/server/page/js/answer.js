@@ -27,7 +27,7 @@ export function newAnswer(model) {
 /** What is counted anew each time that an answer goes on. */
 function newRound() {
   const times = { start: Date.now(), first: null, latest: null, end: null };
-  return { finish: null, error: null, usage: null, times, pieces: 0 };
+  return { finish: null, error: null, usage: null, times, pieces: 0, held: "" };
 }
 
 /** An answer as the user has changed it, which is complete until it goes on. */
@@ -65,7 +65,10 @@ export function takeChunk(node, chunk) {
   const choice = chunk.choices?.[0];
   if (!choice) return;
   const { content, reasoning_content: reasoning, tool_calls: calls } = choice.delta ?? {};
-  if (content || reasoning || calls?.length) {
+  const { held_text: held = "" } = choice;
+  if (content || reasoning || calls?.length) node.held = ""; // it has become that
+  node.held += held;
+  if (content || reasoning || calls?.length || held) {
     node.times.latest = Date.now();
     node.times.first ??= node.times.latest;
     node.pieces += 1;
@@ -91,6 +94,7 @@ function endThought(node) {
 /** Mark an answer as ended, by itself, by the user or by an error. */
 export function endAnswer(node, error = null) {
   node.times.end = Date.now();
+  node.held = "";
   endThought(node);
   if (error?.name === "AbortError") node.finish = "stopped";
   else if (error) {

@@ -13,7 +13,7 @@ import { acceptDrops, Composer } from "./view/composer.js";
 import { tellContext } from "./view/context.js";
 import { askKey, showShortcuts } from "./view/dialogs.js";
 import { Header } from "./view/header.js";
-import { notify, placeNotices } from "./view/notices.js";
+import { notify, placeNotices, tell } from "./view/notices.js";
 import { Sidebar } from "./view/sidebar.js";
 import { Thread } from "./view/thread.js";
 
@@ -22,6 +22,8 @@ const darkSystem = matchMedia("(prefers-color-scheme: dark)");
 const TRY_AGAIN = 2000; // ms, while the server is loading or away
 const settings = later(() => import("./view/settings.js"));
 const share = later(() => import("./view/share.js"));
+const think = later(() => import("./view/think.js"));
+const promptList = later(() => import("./view/prompt_list.js"));
 const at = (id) => document.getElementById(id);
 
 async function start() {
@@ -33,6 +35,8 @@ async function start() {
   new Header(session, at("title"), at("model"));
   tellContext(session, at("fine"));
   acceptDrops(composer);
+  offerThinking(session, composer);
+  offerPrompts(session, composer);
   at("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the address stays that of the conversation
     composer.focus();
@@ -61,6 +65,36 @@ async function start() {
 function loadProseInTime(session) {
   at("composer").addEventListener("input", () => loadProse(), { once: true });
   session.addEventListener("list", () => session.conversations.length && whenIdle(loadProse));
+}
+
+/** The switch for thoughts, once a model is chosen that has one. */
+function offerThinking(session, composer) {
+  let offered = false;
+  const offer = (view) => view.offerThinking(session, composer.tools);
+  session.addEventListener("settings", () => {
+    if (offered || !session.model?.thinking) return;
+    offered = true;
+    think().then(offer, (error) => {
+      offered = false;
+      tell(error);
+    });
+  });
+}
+
+/** Saved prompts, by their button or by a slash in the empty field. */
+function offerPrompts(session, { form, field, tools }) {
+  let list = null;
+  const open = (how) =>
+    promptList().then(({ PromptList }) => {
+      list ??= new PromptList(session, { form, field }, button);
+      how(list);
+    }, tell);
+  const button = iconButton("prompts", "Saved prompts (/)", () => open((all) => all.toggle()));
+  early(button, promptList);
+  tools.before(button);
+  field.addEventListener("input", () => {
+    if (field.value === "/") open((all) => all.openTyped());
+  });
 }
 
 /** Focus the message field if the focused element was removed. */
@@ -105,6 +139,7 @@ function actions(session, thread, composer, sidebar) {
     below: whenFree(() => session.step(1)),
     retry: whenFree(() => retryLast(session)),
     goOn: whenFree(() => session.goOn()),
+    think: whenFree(() => at("think")?.click()),
     sidebar: whenFree(() => sidebar.toggle()),
     share: whenFree(() => openShare(session)),
     settings: whenFree(() => openSettings(session)),
@@ -119,10 +154,6 @@ function openSettings(session) {
 
 function openShare(session) {
   share().then((view) => view.openShare(session), tell);
-}
-
-function tell(error) {
-  notify(error.message);
 }
 
 function retryLast(session) {

@@ -13,11 +13,13 @@ export function shortcuts(actions) {
     },
     { key: "/", shown: ["/"], does: "To the message field", act: actions.focus },
     { shown: ["↑"], does: "In an empty field: edit the last message" },
+    { shown: ["/"], does: "In an empty field: saved prompts" },
     { code: "KeyN", shown: ["Alt", "N"], does: "New conversation", act: actions.create },
     { code: "ArrowUp", shown: ["Alt", "↑"], does: "Conversation above", act: actions.above },
     { code: "ArrowDown", shown: ["Alt", "↓"], does: "Conversation below", act: actions.below },
     { code: "KeyR", shown: ["Alt", "R"], does: "Answer again", act: actions.retry },
     { code: "KeyC", shown: ["Alt", "C"], does: "Go on with the answer", act: actions.goOn },
+    { code: "KeyT", shown: ["Alt", "T"], does: "Think first, or not", act: actions.think },
     {
       code: "KeyB",
       shown: ["Alt", "B"],

@@ -38,7 +38,10 @@ export async function chatBody(path, system, settings, blobOf, begun = null) {
   }
   if (settings.probabilities) Object.assign(body, { logprobs: true, top_logprobs: ALTERNATIVES });
   const tools = readTools(settings.tools);
-  if (tools.length) body.tools = tools;
+  if (tools.length) {
+    body.tools = tools;
+    body.stream_options.include_held_text = true; // so that a call is seen while it is written
+  }
   return body;
 }
 

@@ -96,11 +96,25 @@ export class Session extends EventTarget {
     return this.conversations.includes(this.current);
   }
 
+  /** The conversations in the order of the list: pinned ones stand above. */
+  get listed() {
+    return tree.pinnedFirst(this.conversations);
+  }
+
   /** Open the conversation `step` further down the list. */
   step(step) {
-    const index = this.conversations.indexOf(this.current);
-    const next = this.conversations[index < 0 ? 0 : index + step];
+    const { listed } = this;
+    const index = listed.indexOf(this.current);
+    const next = listed[index < 0 ? 0 : index + step];
     if (next) this.open(next.id);
+  }
+
+  /** Have a conversation stand above the others, or no longer. */
+  pin(conversation, pinned) {
+    conversation.pinned = pinned;
+    conversation.changed = { ...conversation.changed, pinned: Date.now() };
+    this.#keep(conversation);
+    this.#tell("list");
   }
 
   rename(conversation, title) {
@@ -126,19 +140,21 @@ export class Session extends EventTarget {
   setOption(name, value, here) {
     const { [name]: _, ...others } = this.optionsOf(here);
     const options = value === null ? others : { ...others, [name]: value };
-    if (here) this.#setOptionsHere(options);
+    if (here) this.setOptionsHere(options);
     else this.set({ options });
   }
 
   /** In the current conversation, leave an option to the model that is set in all conversations. */
   leaveToModel(name) {
-    this.#setOptionsHere({ ...this.optionsOf(true), [name]: null });
+    this.setOptionsHere({ ...this.optionsOf(true), [name]: null });
   }
 
-  #setOptionsHere(options) {
+  /** Set all options of the current conversation. */
+  setOptionsHere(options) {
     this.current.options = options;
     this.current.changed = { ...this.current.changed, options: Date.now() };
-    if (this.conversations.includes(this.current)) this.#keep(this.current);
+    if (this.isBegun) this.#keep(this.current);
+    this.#tell("settings");
   }
 
   /** Returns a function that brings the conversation back. */
@@ -188,19 +204,20 @@ export class Session extends EventTarget {
     };
   }
 
-  async export(conversations = this.conversations) {
+  /** A file with some conversations, or with all and the saved prompts. */
+  async export(some = null) {
     const { exported } = await transfer();
-    return exported(conversations, this.store);
+    return exported(some ?? this.conversations, this.store, some === null);
   }
 
-  /** Returns the conversations that were imported. */
+  /** Returns {conversations, prompts: their number} that were imported. */
   async import(text) {
     const { imported } = await transfer();
-    const added = await imported(text, this.store);
+    const { conversations: added, prompts } = await imported(text, this.store);
     this.conversations = [...this.conversations, ...added].sort(tree.latestFirst);
     this.#tell("list");
     for (const { id } of added) this.tabs.tell("saved", { id });
-    return added;
+    return { conversations: added, prompts };
   }
 
   // --- messages

@@ -1,33 +1,37 @@
 // Exports and imports conversations as one JSON file.
 import { fromDataUrl, toDataUrl } from "./files.js";
 import { OPTIONS } from "./options.js";
+import { addPrompts, checked, readPrompts } from "./prompts.js";
 import { fileIds } from "./store.js";
 import { newId } from "./tree.js";
 
 const FORMAT = "quire-conversations";
 
-/** A Blob with conversations and their files. */
-export async function exported(conversations, store) {
+/** A Blob with conversations and their files, and, if wanted, the saved prompts. */
+export async function exported(conversations, store, withPrompts = false) {
   const files = {};
   for (const id of conversations.flatMap((conversation) => [...fileIds(conversation)])) {
     const blob = await store.file(id);
     if (blob) files[id] = await toDataUrl(blob);
   }
-  const content = { format: FORMAT, version: 1, conversations, files };
+  const prompts = withPrompts ? readPrompts() : [];
+  const content = { format: FORMAT, version: 1, conversations, files, prompts };
   return new Blob([JSON.stringify(content, null, 1)], { type: "application/json" });
 }
 
-/** Add the conversations of such a file to the store; returns them. */
+/** Add the conversations of such a file to the store, and its prompts to the others; returns
+ * {conversations, prompts: how many are new}. */
 export async function imported(text, store) {
   const content = parsed(text);
+  const prompts = addPrompts(checked(content.prompts));
   const renamed = new Map();
   for (const [id, url] of Object.entries(content.files ?? {})) {
     renamed.set(id, newId());
     await store.saveFile(renamed.get(id), fromDataUrl(url));
   }
-  const conversations = objects(content.conversations).map((each) => checked(each, renamed));
+  const conversations = objects(content.conversations).map((each) => checkedConversation(each, renamed));
   for (const conversation of conversations) await store.save(conversation);
-  return conversations;
+  return { conversations, prompts };
 }
 
 function parsed(text) {
@@ -50,12 +54,13 @@ const objects = (value) =>
 const number = (value, other = Date.now()) => (Number.isFinite(value) ? value : other);
 
 /** A conversation with only known fields of the right types. */
-function checked(given, renamed) {
+function checkedConversation(given, renamed) {
   const nodes = objects(given.nodes).filter(({ role, id }) => ROLES.includes(role) && text(id));
   return {
     id: newId(),
     title: text(given.title),
     named: given.named === true,
+    pinned: given.pinned === true,
     created: number(given.created),
     updated: number(given.updated),
     system: text(given.system),

@@ -1,11 +1,12 @@
 // A conversation: a tree of messages, of which one path is shown, as plain values and functions.
 //
-// {id, title, named, created, updated, system, options: {name: value}, nodes: [node],
-//  chosen: {parent or "": child}, changed: {title, system, options: when the user wrote it}}
+// {id, title, named, pinned, created, updated, system, options: {name: value}, nodes: [node],
+//  chosen: {parent or "": child}, changed: {title, pinned, system, options: when the user wrote it}}
 // node: {id, parent, role: user | assistant | tool, text, files, created, revision} and, of the
-// assistant, {reasoning, calls, model, edited, finish, error, usage, times, pieces, rounds: how often it
-// went on, earlier: the pace before that, probabilities: [{id, until}], files with those of the text up to
-// a place, or of all that they have}; of a tool, {callId, name}.
+// assistant, {reasoning, calls, model, edited, finish, error, usage, times, pieces, held: what there is of a
+// call that is being written, rounds: how often it went on, earlier: the pace before that, probabilities:
+// [{id, until}], files with those of the text up to a place, or of all that they have}; of a tool,
+// {callId, name}.
 
 const TITLE_LENGTH = 60;
 
@@ -21,6 +22,7 @@ export function newConversation(system = "") {
     id: newId(),
     title: "",
     named: false,
+    pinned: false,
     created: now,
     updated: now,
     system,
@@ -112,6 +114,11 @@ export function latestFirst(one, other) {
   return other.updated - one.updated;
 }
 
+/** Conversations with those that are pinned before the others. */
+export function pinnedFirst(all) {
+  return [...all.filter(({ pinned }) => pinned), ...all.filter(({ pinned }) => !pinned)];
+}
+
 /** The path without questions that got no answer: those that were refused would be refused again,
  * with all that follows them. */
 export function answered(path) {
@@ -180,13 +187,13 @@ function reach({ role, finish, times, pieces = 0, rounds = 0 }) {
 function absorbNames(conversation, other) {
   const later = (name) => (other.changed?.[name] ?? 0) > (conversation.changed?.[name] ?? 0);
   const renamed = later("title") || (!conversation.title && other.title !== "");
-  const { title, named, system, options } = other;
+  const { title, named } = other;
   if (renamed) Object.assign(conversation, { title, named });
-  if (later("system")) conversation.system = system;
-  if (later("options")) conversation.options = options;
+  const others = ["pinned", "system", "options"].filter(later);
+  for (const name of others) conversation[name] = other[name];
   conversation.changed = { ...conversation.changed };
   for (const [name, time] of Object.entries(other.changed ?? {})) {
     conversation.changed[name] = Math.max(time, conversation.changed[name] ?? 0);
   }
-  return renamed;
+  return renamed || others.length > 0;
 }

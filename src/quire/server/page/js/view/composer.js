@@ -33,11 +33,12 @@ export class Composer {
     });
     this.button = h("button", { class: "send" });
     const attach = iconButton("attach", "Attach files", () => this.picker.click());
+    this.tools = h("div", { class: "tools" }); // what else stands below the field
     form.append(
       this.chips,
       this.excess,
       this.field,
-      h("div", { class: "row" }, attach, this.picker, this.button),
+      h("div", { class: "row" }, attach, this.picker, this.tools, this.button),
     );
     this.#listen();
     this.#openDraft(session.current);

@@ -55,13 +55,19 @@ async function sizeOf(session) {
 }
 
 function counted({ count, bytes }, word) {
-  return `${count} ${count === 1 ? word : `${word}s`} (${sizeText(bytes)})`;
+  return `${numbered(count, word)} (${sizeText(bytes)})`;
+}
+
+function numbered(count, word) {
+  return `${count} ${count === 1 ? word : `${word}s`}`;
 }
 
 async function importFile(session, file) {
-  const added = await session.import(await file.text());
-  if (added.length === 1) session.open(added[0].id);
-  return `${added.length} ${added.length === 1 ? "conversation" : "conversations"} imported.`;
+  const { conversations, prompts } = await session.import(await file.text());
+  if (conversations.length === 1) session.open(conversations[0].id);
+  const all = [numbered(conversations.length, "conversation")];
+  if (prompts) all.push(numbered(prompts, "prompt"));
+  return `${all.join(" and ")} imported.`;
 }
 
 async function exportAll(session) {

@@ -1,7 +1,8 @@
 // Dialogs; each resolves to its answer, or to null or false if it is closed.
 import { h } from "../dom.js";
 
-function ask(title, content, action, answerOf, { dangerous = false, cancel = "Cancel" } = {}) {
+/** A form with two buttons; resolves to what `answerOf` gives when it is sent, and else to undefined. */
+export function ask(title, content, action, answerOf, { dangerous = false, cancel = "Cancel" } = {}) {
   return new Promise((resolve) => {
     const close = () => dialog.close();
     const go = h(

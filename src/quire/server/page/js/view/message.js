@@ -8,11 +8,13 @@ import { AnswerText } from "./answer_text.js";
 import { copyButton } from "./copy_button.js";
 import { figures, growingFigures } from "./figures.js";
 import { shownFile } from "./media.js";
-import { notify } from "./notices.js";
+import { tell } from "./notices.js";
 import { saidText } from "./said.js";
 
 const LINE = 72; // characters
 const probabilities = later(() => import("./probabilities.js"));
+const promptDialog = later(() => import("./prompt_dialog.js"));
+const begunCall = later(() => import("./begun_call.js"));
 
 /** The view of a message. `context`: {session, index, count, growing, last, edit(node)}. */
 export function messageView(node, context) {
@@ -28,7 +30,8 @@ function question(node, { session, index, count, edit }) {
   if (node.text) content.append(...saidText(node.text));
   const actions = h("div", { class: "actions" }, branches(node, session, index, count));
   const copy = copyButton(() => node.text);
-  const alone = [quietIcon("edit", "Edit", () => edit(node)), copy];
+  const save = quietIcon("prompts", "Save as a prompt", () => savePrompt(node.text));
+  const alone = [quietIcon("edit", "Edit", () => edit(node)), copy, ...(node.text ? [save] : [])];
   for (const button of alone) button.title = button.textContent; // often there is but the icon
   actions.append(...alone, linkTo(node, session));
   return h(
@@ -37,6 +40,10 @@ function question(node, { session, index, count, edit }) {
     content,
     actions,
   );
+}
+
+function savePrompt(text) {
+  promptDialog().then(({ editPrompt }) => editPrompt({ text }), tell);
 }
 
 /** `more`: "named" where the icon alone, which is all that a phone has room for, would not do. */
@@ -139,6 +146,7 @@ class AnswerView {
     this.#showThought(growing);
     this.#prose.update(node.text, !growing);
     this.#showCalls();
+    this.#showHeld(growing);
     this.waiting.hidden = !growing || node.times.first !== null;
     if (growing) this.footer.replaceChildren(growingFigures(node) ?? "");
     else this.footer.replaceChildren(...this.#ending(), ...this.#actions());
@@ -161,6 +169,19 @@ class AnswerView {
       show(name, call.name);
       show(content, pretty(call.arguments));
     });
+  }
+
+  /** A call while it is written. */
+  #showHeld(growing) {
+    const { held } = this.node;
+    if (held && !this.begun) {
+      this.begun = { update() {} }; // until the other is loaded
+      begunCall().then(({ BegunCall }) => {
+        this.begun = new BegunCall(this.callList, this.context.session.settings.tools);
+        this.#showHeld(this.context.growing);
+      }, () => {});
+    }
+    this.begun?.update(growing ? this.node.held : "");
   }
 
   /** Why the answer ended, if not by itself. */
@@ -226,7 +247,7 @@ async function tokens(node, store) {
     const { tokensView } = await probabilities();
     return await tokensView(node, store);
   } catch (error) {
-    notify(error.message);
+    tell(error);
     return null;
   }
 }

@@ -18,6 +18,11 @@ export function notify(text, action = null) {
   return shown.get(text);
 }
 
+/** Say what went wrong. */
+export function tell(error) {
+  notify(error.message);
+}
+
 /** Bring the notices to where they can be seen and used. */
 export function placeNotices() {
   place().append(...document.querySelectorAll(".notice"));

@@ -3,6 +3,7 @@ import { h, iconButton } from "../dom.js";
 import { readTools } from "../request.js";
 import { keptData } from "./data.js";
 import { optionFields } from "./options.js";
+import { promptSettings } from "./prompt_settings.js";
 
 const EXAMPLE =
   '[{"name": "get_weather", "description": "…",\n  "parameters": {"type": "object", "properties": {…}}}]';
@@ -20,6 +21,7 @@ export function openSettings(session) {
     systemSection(session),
     section("Answers", null, optionFields(session), probabilities(session)),
     toolsSection(session),
+    section("Saved prompts", null, ...promptSettings()),
     looksSection(session),
     section("Conversations", null, ...keptData(session)),
   ];

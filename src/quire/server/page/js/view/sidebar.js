@@ -1,6 +1,6 @@
 // The list of conversations.
 import { addressOf, blankAddress } from "../address.js";
-import { arrange, h, icon, iconButton } from "../dom.js";
+import { announce, arrange, h, icon, iconButton } from "../dom.js";
 import { written } from "./dialogs.js";
 import { notify } from "./notices.js";
 
@@ -43,8 +43,8 @@ export class Sidebar {
 
   draw() {
     const { session } = this;
-    const places = new Map(session.conversations.map((each) => [each, this.#place(each)]));
-    const found = session.conversations.filter((each) => places.get(each));
+    const places = new Map(session.listed.map((each) => [each, this.#place(each)]));
+    const found = [...places.keys()].filter((each) => places.get(each));
     this.search.hidden = session.conversations.length < 2;
     const groups = Map.groupBy ? Map.groupBy(found, groupOf) : new Map([["Conversations", found]]);
     const shown = [...groups].map(([name, all]) => this.#group(name, all, places));
@@ -91,9 +91,23 @@ export class Sidebar {
       "li",
       { class: current ? "current" : "" },
       name,
+      this.#pinButton(conversation, title),
       iconButton("edit", `Rename ${title}`, () => this.#rename(conversation, title)),
       iconButton("trash", `Delete ${title}`, () => this.#remove(conversation, title)),
     );
+  }
+
+  #pinButton(conversation, title) {
+    const { pinned = false, id } = conversation;
+    const label = `${pinned ? "Unpin" : "Pin"} ${title}`;
+    const pin = () => {
+      this.session.pin(conversation, !pinned);
+      const button = this.list.querySelector(`[data-pin="${id}"]`); // it has been made anew
+      button?.closest("li").querySelector("a").focus(); // which has its buttons shown
+      button?.focus();
+      announce(pinned ? `“${title}” is no longer pinned.` : `“${title}” is pinned.`);
+    };
+    return iconButton(pinned ? "unpin" : "pin", label, pin, { data: { pin: id } });
   }
 
   async #rename(conversation, title) {
@@ -123,7 +137,8 @@ function excerpt(text, at, length) {
   return h("span", { class: "excerpt", dir: "auto" }, before, found, after);
 }
 
-function groupOf({ updated }) {
+function groupOf({ pinned = false, updated }) {
+  if (pinned) return "Pinned";
   const today = new Date().setHours(0, 0, 0, 0);
   if (updated >= today) return "Today";
   if (updated >= today - DAY) return "Yesterday";
