@@ -134,6 +134,26 @@ async def test_an_answer_is_stopped_from_the_other_tab(
     await expect(other.locator(".note", has_text="Stopped.")).to_be_visible()
 
 
+@pytest.mark.parametrize(
+    ("button", "done"),
+    [("Stop the answer", "Stopped."), ("Delete endless", "deleted in another tab")],
+)
+async def test_a_button_is_pressed_while_the_other_tab_writes(
+    page: Page, other: Page, button: str, done: str
+) -> None:
+    """What the other tab saves meanwhile replaces neither the button nor its icon."""
+    await ask(page, "endless", wait=False)
+    await open_first(other)
+    await expect(answers(other)).to_contain_text("3 ")
+    await other.locator(".conversations li").hover()
+    await other.get_by_role("button", name=button).hover()
+    await other.mouse.down()
+    before = await answers(other).inner_text()
+    await expect(answers(other)).not_to_have_text(before, use_inner_text=True)
+    await other.mouse.up()
+    await expect(page.locator(".note, .notice", has_text=done)).to_be_visible()
+
+
 @pytest.mark.parametrize("hears", [True, False])
 @pytest.mark.parametrize("button", ["Delete one", "Delete all"])
 async def test_a_deleted_conversation_stays_deleted(
