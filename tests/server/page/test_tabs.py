@@ -66,6 +66,7 @@ async def test_what_one_tab_writes_is_seen_in_the_other(page: Page, other: Page)
     await expect(questions(other)).to_have_text(["one"])
     await ask(page, "two")
     await expect(questions(other)).to_have_text(["one", "two"])
+    await settled(other)
     await ask(other, "three")
     await expect(answers(page).last).to_contain_text("You said: three.")
 
@@ -79,6 +80,9 @@ async def test_both_tabs_messages_are_kept(page: Page, other: Page, hears: bool)
     await open_first(other)
     await expect(questions(other)).to_have_text(["one"])
     await ask(page, "of the first tab")
+    if hears:
+        await expect(questions(other)).to_have_text(["one", "of the first tab"])
+        await settled(other)  # no message is taken before
     await ask(other, "of the other tab")
     await reload(page)
     kept = await stored(page)
