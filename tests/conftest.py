@@ -20,8 +20,10 @@ from tests import tiers
 from tests.engines.vllm.forking import forked_engines
 from tests.engines.vllm.serving import serve
 
-# How long an example takes is the machine's business.
-hypothesis.settings.register_profile("no deadline", deadline=None)
+# How long an example takes, or is made, is the machine's business.
+hypothesis.settings.register_profile(
+    "no deadline", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("no deadline")
 
 

@@ -240,7 +240,9 @@ class TestFind:
         assert book.find("butler") == tmp_path / "link" / "butler"
 
     @settings(
-        max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+        max_examples=200,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     @given(
         st.text(max_size=20)

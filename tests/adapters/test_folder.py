@@ -331,7 +331,9 @@ def test_data_at_an_odd_address(tmp_path: Path) -> None:
 
 
 _UNTOUCHED = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

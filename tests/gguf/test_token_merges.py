@@ -108,9 +108,9 @@ def test_merges_of_a_large_vocabulary() -> None:
         picks = random.integers(0, len(known), (100_000, 2)).tolist()
         pieces.update(dict.fromkeys(known[left] + known[right] for left, right in picks))
         known = [piece for piece in pieces if len(piece) <= 16][:256_000]
-    start = time.perf_counter()
+    start = time.process_time()
     made = merges_of_scores(known, -np.arange(len(known), dtype=np.float32))
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert len(made.left) > len(known) // 2
 
 

@@ -257,7 +257,11 @@ MUTATED = [
 ]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
+)
 @given(st.sampled_from(MUTATED), st.data())
 def test_damaged_pictures_give_a_picture_or_our_error(data: bytes, draw: Any) -> None:
     damaged = bytearray(data)

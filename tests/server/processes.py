@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.polling import wait_until
@@ -57,14 +58,14 @@ class Running:
 
         def is_ready() -> bool:
             with suppress(httpx.TransportError):
-                return httpx.get(f"{self.url}/ready").status_code == 200
+                return httpx.get(f"{self.url}/ready", timeout=60).status_code == 200
             return self._ended()
 
         wait_until(is_ready)
 
     def metrics(self) -> dict[str, float]:
         """Samples of metrics without other labels than the model's."""
-        text = httpx.get(f"{self.url}/metrics", headers=self.headers).text
+        text = httpx.get(f"{self.url}/metrics", headers=self.headers, timeout=60).text
         return {
             sample.name: sample.value
             for family in text_string_to_metric_families(text)
@@ -87,6 +88,18 @@ class Running:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return listening.getsockname()[1]
+
+
+def listening_port(process: subprocess.Popen[Any]) -> int:
+    """The port at which a process listens, as soon as it does."""
+
+    def ports() -> list[int]:
+        assert process.poll() is None, "the server ended"
+        sockets = psutil.Process(process.pid).net_connections("tcp")
+        return [one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN]
+
+    wait_until(ports)
+    return ports()[0]
 
 
 @contextmanager

@@ -72,7 +72,7 @@ REFUSED = {400, 403, 404, 405}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("attacked")
     with running(folder, "native_kv_cache_memory=64MiB") as one:
-        httpx.post(f"{one.url}/v1/chat/completions", json=asked(2))
+        httpx.post(f"{one.url}/v1/chat/completions", json=asked(2), timeout=60)
         yield one
 
 

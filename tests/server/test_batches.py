@@ -112,7 +112,7 @@ def test_media_are_under_the_servers_policy(served: Batching, url: str) -> None:
     done = until_ended(served.client, begin(served.client, asks))
     (failed,) = lines_in(served.client, done.error_file_id)
     assert failed["response"]["status_code"] == 400
-    direct = httpx.post(f"{served.url}{CHAT}", json=asks[0]["body"])
+    direct = httpx.post(f"{served.url}{CHAT}", json=asks[0]["body"], timeout=60)
     assert direct.json() == failed["response"]["body"]
 
 
@@ -131,7 +131,7 @@ def test_what_a_line_asks_is_what_the_server_takes(served: Batching) -> None:
     )
     answers = {one["custom_id"]: one["response"] for one in lines}
     for ask in asks:
-        direct = httpx.post(f"{served.url}{CHAT}", json=ask["body"])
+        direct = httpx.post(f"{served.url}{CHAT}", json=ask["body"], timeout=60)
         answer = answers[ask["custom_id"]]
         assert answer["status_code"] == direct.status_code
         changing = {"id": None, "created": None, "usage": None}
@@ -332,7 +332,9 @@ def test_limits_of_size_and_number(echo: MakeEcho, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_uploads_are_refused(served: Batching, fields: dict[str, str], told: str) -> None:
-    answer = httpx.post(f"{served.url}/v1/files", data=fields, files={"file": ("a.jsonl", b"{}")})
+    answer = httpx.post(
+        f"{served.url}/v1/files", data=fields, files={"file": ("a.jsonl", b"{}")}, timeout=60
+    )
     assert answer.status_code == 400
     assert told in answer.json()["error"]["message"]
 
@@ -348,7 +350,7 @@ def test_what_is_no_form_is_refused(served: Batching) -> None:
         (b"--x--", form),
         (b"--x" + b"y" * 20_000, form),
     ):
-        answer = httpx.post(url, content=content, headers=headers)
+        answer = httpx.post(url, content=content, headers=headers, timeout=60)
         assert answer.status_code == 400, content
     assert not list(served.client.files.list())
 
@@ -370,9 +372,15 @@ def test_a_web_page_cannot_upload_to_a_server_without_keys(echo: MakeEcho, tmp_p
     form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"{}")}}
     origin = {"origin": "https://page.example"}
     with batching(echo(), tmp_path / "one") as served:
-        assert httpx.post(f"{served.url}/v1/files", headers=origin, **form).status_code == 403
+        assert (
+            httpx.post(f"{served.url}/v1/files", headers=origin, **form, timeout=60).status_code
+            == 403
+        )
     with batching(echo(), tmp_path / "two", cors_origins="https://page.example") as served:
-        assert httpx.post(f"{served.url}/v1/files", headers=origin, **form).status_code == 200
+        assert (
+            httpx.post(f"{served.url}/v1/files", headers=origin, **form, timeout=60).status_code
+            == 200
+        )
 
 
 def test_wrong_batches_are_refused(served: Batching) -> None:
@@ -386,10 +394,12 @@ def test_wrong_batches_are_refused(served: Batching) -> None:
         {"colour": "red"},
         {"output_expires_after": {"anchor": "created_at", "seconds": 1}},
     ):
-        answer = httpx.post(f"{served.url}/v1/batches", json={**good, **wrong})
+        answer = httpx.post(f"{served.url}/v1/batches", json={**good, **wrong}, timeout=60)
         assert answer.status_code == 400, answer.text
     assert (
-        httpx.post(f"{served.url}/v1/batches", json={**good, "input_file_id": "x"}).status_code
+        httpx.post(
+            f"{served.url}/v1/batches", json={**good, "input_file_id": "x"}, timeout=60
+        ).status_code
         == 404
     )
 
@@ -398,8 +408,8 @@ def test_files_and_batches_are_off_without_a_folder(echo: MakeEcho) -> None:
     from tests.server.serving import serving
 
     with serving(echo()) as served:
-        assert httpx.get(f"{served.url}/v1/files").status_code == 404
-        assert httpx.post(f"{served.url}/v1/batches", json={}).status_code == 404
+        assert httpx.get(f"{served.url}/v1/files", timeout=60).status_code == 404
+        assert httpx.post(f"{served.url}/v1/batches", json={}, timeout=60).status_code == 404
 
 
 def test_two_servers_do_not_share_a_folder(served: Batching, tmp_path: Path) -> None:

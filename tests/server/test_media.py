@@ -59,7 +59,7 @@ def ask(client: OpenAI, url: str, **more: Any) -> str:
 
 def test_the_model_tells_what_it_sees(model: ChatModel) -> None:
     with serving(model) as server:
-        told = httpx.get(f"{server.url}/v1/models").json()["data"]
+        told = httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"]
     assert [card["max_media"] for card in told] == [{"image": 4, "video": 2}]
 
 

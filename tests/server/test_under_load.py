@@ -17,7 +17,7 @@ from tests.polling import wait_until
 from tests.server.processes import (
     Running,
     asked,
-    free_port,
+    listening_port,
     posted,
     read_all,
     running,
@@ -105,8 +105,8 @@ async def test_a_full_queue_refuses_at_once(tmp_path: Path) -> None:
         streams = [await posted(server.port, asked(3000)) for _ in range(4)]
         for reader, _ in streams[:2]:
             await reader.read(300)
-        async with httpx.AsyncClient(base_url=server.url) as client:
-            await client.get("/health")
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            await asyncio.to_thread(wait_until, lambda: running_and_waiting(server) == 4)
             for _ in range(20):
                 answer = await client.post("/v1/chat/completions", json=asked(1))
                 assert answer.status_code == 429
@@ -122,9 +122,8 @@ async def test_keys_and_a_full_disk(tmp_path: Path) -> None:
     key = "a-key-of-its-own"
     config = tmp_path / "server.yaml"
     config.write_text("log_file: /dev/full\nhost: 0.0.0.0\n")
-    port = free_port()
-    command = (str(config), f"port={port}")
-    with started(tmp_path, *command, API_KEY=f"another-key,{key}") as process:
+    with started(tmp_path, str(config), "port=0", API_KEY=f"another-key,{key}") as process:
+        port = await asyncio.to_thread(listening_port, process)
         server = Running(process, tmp_path / "stderr", port, {"authorization": f"Bearer {key}"})
         await asyncio.to_thread(server.until_ready)
         for headers, status in ((server.headers, 200), ({}, 401)):
@@ -139,13 +138,13 @@ async def test_keys_and_a_full_disk(tmp_path: Path) -> None:
 
 
 async def test_sigterm_under_load_ends_every_stream(tmp_path: Path) -> None:
-    with running(tmp_path, "max_running=4", "drain_timeout=1") as server:
+    with running(tmp_path, "max_running=4", "drain_timeout=5") as server:
         streams = [asyncio.ensure_future(read_all(server.port, asked(4000))) for _ in range(8)]
         await asyncio.to_thread(wait_until, lambda: running_and_waiting(server) == 8)
         server.process.send_signal(signal.SIGTERM)
         url = f"{server.url}/ready"
-        await asyncio.to_thread(wait_until, lambda: httpx.get(url).status_code == 503)
-        answer = await asyncio.to_thread(httpx.get, url)
+        await asyncio.to_thread(wait_until, lambda: httpx.get(url, timeout=60).status_code == 503)
+        answer = await asyncio.to_thread(httpx.get, url, timeout=60)
         assert answer.json()["error"]["code"] == "not_ready"
         for status, answer in await asyncio.gather(*streams):
             assert status in (200, 503)

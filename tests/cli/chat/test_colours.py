@@ -196,7 +196,7 @@ def test_what_the_terminal_says(
 ) -> None:
     """And what is typed meanwhile is not lost."""
     with terminal(monkeypatch, *replies):
-        assert ask_ground(5.0) == expected
+        assert ask_ground(60.0) == expected
 
 
 def test_a_terminal_that_says_nothing_is_not_waited_for_long(
@@ -205,7 +205,7 @@ def test_a_terminal_that_says_nothing_is_not_waited_for_long(
     with terminal(monkeypatch):
         before = time.monotonic()
         assert ask_ground(0.1) == ("unknown", "")
-        assert time.monotonic() - before < 2
+        assert time.monotonic() - before < 30
 
 
 def test_nobody_is_asked_without_a_terminal_or_colours(

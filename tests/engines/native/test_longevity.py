@@ -46,12 +46,10 @@ def fake_side() -> Side:
     return runner, [FakeAdapter(number) for number in range(1, NUMBER_ADAPTERS + 1)]
 
 
-@pytest.mark.timeout(180)
 def test_hundreds_of_requests_are_what_each_is_alone() -> None:
     run(fake_side, 250)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("model", ["qwen3-next", "falcon-h1", "deepseek-v3", "gemma-3"])
 def test_hundreds_of_requests_at_a_whole_engine(model: str, tmp_path: Path) -> None:
     """A short run of `python -m benchmarks.longevity`."""

@@ -315,7 +315,7 @@ def test_requests_go_to_the_least_loaded_server(servers: MakeServers, connect: C
     assert [len(server.posts) for server in three] == [4, 7, 4]
     for server in three:
         server.resume.set()
-    asking.join(20)
+    asking.join(60)
     assert [answer[0].response_text for answer in answers] == [TEXT] * 12
     wait_until(lambda: [state.in_flight for state in states] == [0, 0, 0])
 
@@ -379,7 +379,7 @@ def test_close_ends_requests(servers: MakeServers) -> None:
     asking.start()
     wait_until(lambda: server.in_flight == 1)
     model.close()
-    asking.join(10)
+    asking.join(60)
     assert len(failures) == 1
     wait_until(lambda: not server.in_flight)
 

@@ -208,7 +208,7 @@ def test_documents_for_a_template_that_writes_none(http: httpx.Client) -> None:
 
 
 def test_a_named_template_reads_no_variables(echo: Echo) -> None:
-    with httpx.Client(base_url=echo(reply="text", template="qwen3").url) as http:
+    with httpx.Client(base_url=echo(reply="text", template="qwen3").url, timeout=60) as http:
         body = {"messages": [HELLO], "chat_template_kwargs": {"date_string": "May"}}
         answer = http.post(CHAT, json=body)
         assert answer.status_code == 400

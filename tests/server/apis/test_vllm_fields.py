@@ -222,7 +222,7 @@ def test_responses_take_the_sampling_fields_of_chat(echo: Echo) -> None:
         "include_stop_str_in_output": True,
     }  # fmt: skip
     extra = {"stop": ["END"], "chat_template_kwargs": {"enable_thinking": False}}
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         body = {"model": "demo", "input": "hi", **fields, **extra}
         answer = client.post(RESPONSES, json=body)
         assert answer.status_code == 200, answer.text

@@ -125,7 +125,7 @@ def test_headers_that_do_not_come_cut_the_connection(begun: bytes) -> None:
 
 
 def test_a_connection_that_is_kept_may_be_silent_for_longer_than_headers_may_take() -> None:
-    with echoing(read_timeout=0.2) as echo, echo.connect() as kept:
+    with echoing(read_timeout=1) as echo, echo.connect() as kept:
         for _ in range(3):
             kept.sendall(WHOLE)
             assert answer(kept).endswith(b'{"status":"alive"}')

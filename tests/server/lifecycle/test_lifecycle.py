@@ -227,9 +227,9 @@ async def test_an_engine_that_comes_back_by_itself_is_waited_for(tokenizer: Toke
         engine.dead.set()
         await one.until("restarting")
         engine.mortal.itself = False  # it gave up: a new one is made, which is this one again
-        asyncio.get_running_loop().call_later(0.5, engine.dead.clear)
+        await eventually(lambda: engine.closed)
+        engine.dead.clear()
         await one.until("ready")
-        assert engine.closed
 
 
 async def test_a_drain_lets_those_who_are_in_end(tokenizer: Tokenizer) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -19,24 +18,19 @@ from quire.errors import ConfigError
 from quire.server.arguments import ServerArguments, read_server_arguments
 from quire.server.lifecycle import run
 from tests.polling import wait_until
+from tests.server.processes import listening_port
 
 STARTS = "import sys; from quire.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
-
-
 def test_it_serves_and_ends_at_a_signal(tmp_path: Path) -> None:
-    port = free_port()
     config = tmp_path / "server.yaml"
     config.write_text("native_kv_cache_memory: 16MiB\nrequest_timeout: 60\n")
-    environment = {**os.environ, "API_PORT": str(port), "API_MODEL_NAME": "mine"}
+    environment = {**os.environ, "API_PORT": "0", "API_MODEL_NAME": "mine"}
     words = [sys.executable, "-c", STARTS, "api", str(config)]
     process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     try:
-        address = f"http://127.0.0.1:{port}"
+        address = f"http://127.0.0.1:{listening_port(process)}"
         answer = answered(f"{address}/v1/models", process)
         assert [model["id"] for model in answer.json()["data"]] == ["mine"]
         body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 3}
@@ -57,7 +51,7 @@ def answered(url: str, process: subprocess.Popen[str]) -> httpx.Response:
     def is_ready() -> bool:
         assert process.poll() is None, "the server ended"
         with suppress(httpx.TransportError):
-            answers.append(httpx.get(url))
+            answers.append(httpx.get(url, timeout=60))
         return bool(answers) and answers[-1].status_code != 503
 
     wait_until(is_ready)
@@ -67,7 +61,7 @@ def answered(url: str, process: subprocess.Popen[str]) -> httpx.Response:
 def test_a_model_that_cannot_be_loaded_ends_the_server(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["serve", str(tmp_path), f"port={free_port()}"]) == 1
+    assert main(["serve", str(tmp_path), "port=0"]) == 1
     assert str(tmp_path) in capfd.readouterr().err
 
 

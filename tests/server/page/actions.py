@@ -6,6 +6,9 @@ from playwright.async_api import Locator, Page, expect
 
 from tests.server.page.scripted_api import ScriptedApi, text_of
 
+PATIENCE = 60_000
+"""Milliseconds until what is asked for is missing: it is there in a few, but on a loaded machine."""
+
 
 def composer(page: Page) -> Locator:
     return page.locator("#composer-text")
@@ -55,6 +58,12 @@ async def reload(page: Page) -> None:
 async def settled(page: Page) -> None:
     """Wait until no answer grows, and all are drawn."""
     await expect(page.locator("article[aria-busy=true], .prose[aria-busy=true]")).to_have_count(0)
+
+
+async def stop_clock(page: Page) -> None:
+    """Let no more time pass in the page's browser but what `page.clock` is told to."""
+    await page.clock.install()
+    await page.clock.pause_at(await page.evaluate("Date.now() / 1000") + 3600)
 
 
 def messages_sent(api: ScriptedApi) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from tests.server.page.actions import PATIENCE
 from tests.server.page.programs import CHROMIUM, browser_program
 from tests.server.page.scripted_api import ScriptedApi, scripted_api
 
@@ -21,7 +22,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-expect.set_options(timeout=15_000)  # ms; what is asked for is there in a few, on an idle machine
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
@@ -65,7 +66,7 @@ async def opened(browser: Browser, url: str, complaints: list[str]) -> AsyncIter
     context = await browser.new_context(viewport={"width": 1200, "height": 800})
     await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
     page = await context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(PATIENCE)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if is_bad(said) else None)
     await page.goto(url)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.async_api import Locator, Page, expect
 
-from tests.server.page.actions import answers, ask, composer, reload
+from tests.server.page.actions import answers, ask, composer, reload, settled
 from tests.server.page.pdfs import ENCRYPTION, faxed_pdf, japanese_pdf, scanned_pdf, text_pdf
 from tests.server.page.scripted_api import MODELS, ScriptedApi
 from tests.server.page.test_media import choose, give
@@ -221,6 +221,7 @@ async def test_a_long_text_is_pasted_as_a_file(page: Page, api: ScriptedApi) -> 
     await expect(chips(page)).to_have_count(0)
     await composer(page).press("Enter")
     await expect(answers(page)).to_have_count(1)
+    await settled(page)
     assert api.last["messages"][0]["content"] == f"Before {long}"
 
 

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests.server.page.actions import answers, ask, composer, questions, settled
+from tests.server.page.actions import PATIENCE, answers, ask, composer, questions, settled
 from tests.server.page.scripted_api import ScriptedApi
 from tests.server.page.test_media import choose
 
@@ -35,7 +35,7 @@ async def phone(browser: Browser, api: ScriptedApi) -> AsyncIterator[Page]:
     size = {"width": 390, "height": 780}
     context = await browser.new_context(viewport=size, has_touch=True, is_mobile=True)  # type: ignore[arg-type]
     page = await context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(PATIENCE)
     await page.goto(api.url)
     await page.locator("#model option").first.wait_for(state="attached")
     yield page

@@ -26,7 +26,7 @@ THIRD_PARTY = FOLDER / "vendor" / "THIRD_PARTY.md"
 
 @pytest.fixture
 def client(api: ScriptedApi) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api.url) as client:
+    with httpx.Client(base_url=api.url, timeout=60) as client:
         yield client
 
 

@@ -53,8 +53,7 @@ async def test_nothing_moves_at_load(browser: Browser, api: ScriptedApi, width: 
     await reload(page)
     assert await moved() == []
     await page.keyboard.press("Alt+KeyB")  # what the user moves is seen to move
-    await page.wait_for_timeout(300)
-    assert "transform" in await page.evaluate("moved")
+    await page.wait_for_function("() => moved.includes('transform')")
     await reload(page)
     is_shown = await page.locator("#sidebar").is_visible()
     assert (is_shown, await moved()) == (False, [])

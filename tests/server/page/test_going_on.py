@@ -26,6 +26,19 @@ def field(page: Page) -> Locator:
     return page.get_by_role("textbox", name="Edit the answer")
 
 
+HELD_FRAMES = """() => {
+  const held = [];
+  const later = globalThis.requestAnimationFrame;
+  globalThis.requestAnimationFrame = (draw) => held.push(draw);
+  globalThis.drawHeld = () => {
+    globalThis.requestAnimationFrame = later;
+    held.forEach((draw) => draw(performance.now()));
+    return held.length;
+  };
+}"""
+"""A page that draws no frame for a while, as on a busy machine."""
+
+
 async def edit_answer(page: Page) -> None:
     await answers(page).last.get_by_role("button", name="Edit").click()
     await expect(field(page)).to_be_focused()
@@ -168,6 +181,17 @@ async def test_an_edited_answer_can_go_on_later_and_an_edit_be_left(
     await field(page).press("Control+Enter")
     await settled(page)
     await expect(prose(page)).to_have_text("whole And on.")
+
+
+async def test_a_frame_that_comes_late_leaves_the_buttons_of_an_answer(page: Page) -> None:
+    """A press whose button is replaced before the release is lost."""
+    await page.evaluate(HELD_FRAMES)
+    await ask(page, "hello")
+    await answers(page).get_by_role("button", name="Edit").hover()
+    await page.mouse.down()
+    assert await page.evaluate("drawHeld()") > 0
+    await page.mouse.up()
+    await expect(field(page)).to_be_focused()
 
 
 async def test_calls_neither_go_on_nor_are_edited(page: Page, api: ScriptedApi) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.server.page.actions import answers, ask, messages_sent, questions, reload
+from tests.server.page.actions import (
+    answers,
+    ask,
+    messages_sent,
+    questions,
+    reload,
+    settled,
+    stop_clock,
+)
 from tests.server.page.scripted_api import ScriptedApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -183,6 +191,7 @@ async def test_a_long_question_is_folded(page: Page, api: ScriptedApi) -> None:
     await page.evaluate("(text) => { document.getElementById('composer-text').value = text }", text)
     await page.locator("#composer-text").press("Enter")
     await expect(answers(page)).to_have_count(1)
+    await settled(page)
     assert messages_sent(api)[0] == ("user", text)  # what is sent is not changed
     rest = page.locator(".folded")
     assert (await questions(page).bounding_box() or {})["height"] < 600
@@ -248,9 +257,10 @@ async def test_a_key_in_a_long_message_neither_reads_nor_keeps_it(
 ) -> None:
     """Either takes longer than a key may; the text is kept in the next pause, or when it is left."""
     text = "\n".join(f"line {number} of a long message" for number in range(20_000))
+    await stop_clock(page)
     await page.locator("#composer-text").evaluate(PUT, text)
+    await page.clock.run_for(1000)
     await page.evaluate(KEYS)
-    await page.clock.install()  # no pause comes until the test says so
     for _ in range(5):
         await page.keyboard.press("a")
     assert await page.evaluate("work") == {"read": 0, "kept": 0}
@@ -266,8 +276,8 @@ async def test_a_long_message_stays_with_its_conversation(page: Page, api: Scrip
     """Also where no pause comes before another conversation is opened."""
     await ask(page, "first")
     text = "words\n" * 5000
+    await stop_clock(page)
     await page.locator("#composer-text").evaluate(PUT, text)
-    await page.clock.install()
     await page.keyboard.press("a")
     await page.keyboard.press("Alt+KeyN")
     await expect(page.locator("#composer-text")).to_have_value("")

@@ -94,7 +94,7 @@ async def test_media_attached_in_each_way_are_sent_as_data(page: Page, api: Scri
         {"type": "text", "text": "What is this?"},
     ]
     await expect(page.locator("article.user img")).to_have_count(2)
-    assert await page.locator("article.user img").first.evaluate("(e) => e.naturalWidth") == 40
+    await expect(page.locator("article.user img").first).to_have_js_property("naturalWidth", 40)
     for kind, width in (("audio", 250), ("video", 150)):
         box = await page.locator(f"article.user {kind}").bounding_box()
         assert box

@@ -182,21 +182,24 @@ async def test_what_is_set_is_counted(page: Page, api: ScriptedApi) -> None:
 
 async def test_what_an_answer_took_is_told(page: Page, api: ScriptedApi) -> None:
     api.cached = 8
+    await page.clock.set_fixed_time(1000)
     await ask(page, "held", wait=False)
     await expect(page.locator(".figures")).to_have_text(re.compile(r"^≈ 1 token"))
-    await page.wait_for_timeout(1000)  # within a second there is but one time
+    await page.clock.set_fixed_time(1002.5)
     api.hold.set()
     await settled(page)
     text = await page.locator(".figures").inner_text()
     pattern = (
-        r"3 tokens · \S+/s · first after \S+ m?s, last after \S+ m?s · prompt: 11 tokens, 8 cached"
+        r"3 tokens · \S+/s · first after 0 ms, last after 2\.5 s · prompt: 11 tokens, 8 cached"
     )
     assert re.fullmatch(pattern, text), text
 
 
 async def test_a_quick_answer_has_one_time(page: Page, api: ScriptedApi) -> None:
+    """Nobody sees two moments within a second."""
+    await page.clock.set_fixed_time(1000)
     await ask(page, "hello")
-    pattern = r"5 tokens · \S+/s · after \S+ ms · prompt: 11 tokens"
+    pattern = r"5 tokens · \S+/s · after 0 ms · prompt: 11 tokens"
     assert re.fullmatch(pattern, await page.locator(".figures").inner_text())
 
 

@@ -8,13 +8,29 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
-from tests.server.page.actions import answers, ask, composer, questions, reload, settled
+from tests.server.page.actions import (
+    PATIENCE,
+    answers,
+    ask,
+    composer,
+    questions,
+    reload,
+    settled,
+    stop_clock,
+)
 from tests.server.page.scripted_api import ScriptedApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 DEAF = "delete globalThis.BroadcastChannel"
 """A tab that hears nothing of others, as one that the browser has frozen."""
+
+HEARD = """globalThis.heard = 0;
+new BroadcastChannel("quire").onmessage = ({ data }) => (heard += data.kind === "writing");"""
+"""A tab that counts how often another one has said that it writes an answer."""
+
+PATIENCE_OF_TABS = 1500
+"""Milliseconds in which a tab that writes must say so."""
 
 STORED = """async () => {
   const { openStore } = await import("/page/js/store.js");
@@ -27,7 +43,7 @@ STORED = """async () => {
 async def other(page: Page, api: ScriptedApi) -> AsyncIterator[Page]:
     """Another tab of the same browser."""
     tab = await page.context.new_page()
-    tab.set_default_timeout(15_000)
+    tab.set_default_timeout(PATIENCE)
     await tab.goto(api.url)
     await tab.locator("#model option").first.wait_for(state="attached")
     yield tab
@@ -50,6 +66,7 @@ async def test_what_one_tab_writes_is_seen_in_the_other(page: Page, other: Page)
     await expect(questions(other)).to_have_text(["one"])
     await ask(page, "two")
     await expect(questions(other)).to_have_text(["one", "two"])
+    await settled(other)
     await ask(other, "three")
     await expect(answers(page).last).to_contain_text("You said: three.")
 
@@ -63,6 +80,9 @@ async def test_both_tabs_messages_are_kept(page: Page, other: Page, hears: bool)
     await open_first(other)
     await expect(questions(other)).to_have_text(["one"])
     await ask(page, "of the first tab")
+    if hears:
+        await expect(questions(other)).to_have_text(["one", "of the first tab"])
+        await settled(other)  # no message is taken before
     await ask(other, "of the other tab")
     await reload(page)
     kept = await stored(page)
@@ -97,11 +117,18 @@ async def test_an_answer_is_not_interrupted_while_another_tab_writes_it(
 ) -> None:
     await ask(page, "held", wait=False)
     await expect(answers(page)).to_contain_text("Before.")
+    await stop_clock(
+        page
+    )  # a loaded machine may keep the other tab silent for longer than is waited
+    await other.add_init_script(HEARD)
     await reload(other)
     await open_first(other)
     await expect(answers(other)).to_have_attribute("aria-busy", "true")
     await expect(other.get_by_role("button", name="Stop the answer")).to_be_visible()
-    await other.wait_for_timeout(2000)  # longer than a tab that writes may keep silent
+    for times in range(1, 4):
+        await other.wait_for_function(f"() => heard === {times}")
+        await page.clock.run_for(PATIENCE_OF_TABS)
+    await page.clock.resume()
     await expect(answers(other)).to_have_attribute("aria-busy", "true")
     await expect(other.locator(".note", has_text="Interrupted")).to_have_count(0)
     api.hold.set()
@@ -132,6 +159,26 @@ async def test_an_answer_is_stopped_from_the_other_tab(
     await other.get_by_role("button", name="Stop the answer").click()
     await expect(page.locator(".note", has_text="Stopped.")).to_be_visible()
     await expect(other.locator(".note", has_text="Stopped.")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("button", "done"),
+    [("Stop the answer", "Stopped."), ("Delete endless", "deleted in another tab")],
+)
+async def test_a_button_is_pressed_while_the_other_tab_writes(
+    page: Page, other: Page, button: str, done: str
+) -> None:
+    """What the other tab saves meanwhile replaces neither the button nor its icon."""
+    await ask(page, "endless", wait=False)
+    await open_first(other)
+    await expect(answers(other)).to_contain_text("3 ")
+    await other.locator(".conversations li").hover()
+    await other.get_by_role("button", name=button).hover()
+    await other.mouse.down()
+    before = await answers(other).inner_text()
+    await expect(answers(other)).not_to_have_text(before, use_inner_text=True)
+    await other.mouse.up()
+    await expect(page.locator(".note, .notice", has_text=done)).to_be_visible()
 
 
 @pytest.mark.parametrize("hears", [True, False])

@@ -91,7 +91,7 @@ def test_a_runner_moves_its_weights_after_the_first_step(
     for _ in range(20):  # while they move, and after
         np.testing.assert_array_equal(logits_of(runner, ids), wanted)
     assert runner._mover is not None
-    runner._mover.join(timeout=10)
+    runner._mover.join(timeout=60)
     assert runner._weights is not before
     np.testing.assert_array_equal(logits_of(runner, ids), wanted)
     runner.close()

@@ -53,9 +53,11 @@ export class Composer {
     if (this.conversation !== this.session.current) this.#openDraft(this.session.current);
     const running = this.session.isRunning;
     const label = running ? "Stop the answer" : "Send";
+    this.button.disabled = !running && this.#isEmpty;
+    if (this.button.title === label) return; // a press of an icon that is replaced is lost
     this.button.classList.toggle("stop", running);
     this.button.replaceChildren(icon(running ? "stop" : "send"));
-    Object.assign(this.button, { title: label, disabled: !running && this.#isEmpty });
+    this.button.title = label;
     this.button.setAttribute("aria-label", label);
   }
 

@@ -135,6 +135,11 @@ class AnswerView {
     return this;
   }
 
+  /** Show what has come; an answer that has ended stays as it is, or a press of its buttons would be lost. */
+  grow() {
+    if (this.context.growing) this.update();
+  }
+
   update() {
     const { node } = this;
     this.isBlank = false;

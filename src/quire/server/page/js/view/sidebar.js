@@ -10,6 +10,8 @@ const AFTER = 80;
 
 export class Sidebar {
   #query = "";
+  #groups = new Map(); // name -> its section
+  #items = new WeakMap(); // conversation -> its item
 
   constructor(session, element, close) {
     Object.assign(this, { session, element, close });
@@ -68,8 +70,20 @@ export class Sidebar {
   }
 
   #group(name, conversations, places) {
-    const items = conversations.map((each) => this.#item(each, places.get(each)));
-    return h("section", {}, h("h2", {}, name), h("ul", {}, items));
+    const section = this.#groups.get(name) ?? h("section", {}, h("h2", {}, name), h("ul"));
+    this.#groups.set(name, section);
+    const items = conversations.map((each) => this.#keptItem(each, places.get(each)));
+    arrange(section.querySelector("ul"), items);
+    return section;
+  }
+
+  /** What looks as before stays, so that it keeps the focus, and is not replaced while it is pressed. */
+  #keptItem(conversation, place) {
+    const item = this.#item(conversation, place);
+    const before = this.#items.get(conversation);
+    if (before?.isEqualNode(item)) return before;
+    this.#items.set(conversation, item);
+    return item;
   }
 
   #item(conversation, { node, at }) {

@@ -156,7 +156,7 @@ export class Thread {
       const began = performance.now();
       const grown = [...this.#grown];
       this.#grown.clear();
-      for (const id of grown) this.#views.get(id)?.view.update?.();
+      for (const id of grown) this.#views.get(id)?.view.grow?.();
       if (this.#following) this.follow();
       setTimeout(() => this.#rested(), (performance.now() - began) * REST);
     });
