@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Locator, Page, expect
 
-from tests.server.page.actions import answers, ask, composer, messages_sent, reload
+from tests.server.page.actions import answers, ask, composer, messages_sent, reload, settled
 from tests.server.page.scripted_api import ScriptedApi
 from tests.server.page.test_tabs import other
 
@@ -72,6 +72,7 @@ async def test_a_slash_finds_a_prompt(page: Page, api: ScriptedApi) -> None:
     await expect(composer(page)).not_to_be_focused()  # Tab is the page's again
     await composer(page).press("Enter")
     await expect(answers(page)).to_have_count(1)
+    await settled(page)
     assert messages_sent(api) == [("user", "Summarise it in three sentences, for a child.")]
 
 
@@ -95,6 +96,7 @@ async def test_escape_leaves_a_text_that_begins_with_a_slash(page: Page, api: Sc
     await expect(shown(page)).to_be_hidden()
     await page.keyboard.press("Enter")
     await expect(answers(page)).to_have_count(1)
+    await settled(page)
     assert messages_sent(api) == [("user", "/sum it")]
 
 
@@ -108,6 +110,7 @@ async def test_a_text_that_no_name_fits_is_a_message(
         await expect(shown(page)).to_be_hidden()
     await page.keyboard.press("Enter")
     await expect(answers(page)).to_have_count(1)
+    await settled(page)
     assert messages_sent(api) == [("user", text)]
 
 
