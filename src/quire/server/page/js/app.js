@@ -74,10 +74,7 @@ function offerThinking(session, composer) {
   session.addEventListener("settings", () => {
     if (offered || !session.model?.thinking) return;
     offered = true;
-    think().then(offer, (error) => {
-      offered = false;
-      tell(error);
-    });
+    think().then(offer, () => (offered = false)); // with the next change
   });
 }
 
@@ -90,10 +87,10 @@ function offerPrompts(session, { form, field, tools }) {
       how(list);
     }, tell);
   const button = iconButton("prompts", "Saved prompts (/)", () => open((all) => all.toggle()));
-  early(button, promptList);
-  tools.before(button);
-  field.addEventListener("input", () => {
-    if (field.value === "/") open((all) => all.openTyped());
+  tools.before(early(button, promptList));
+  field.addEventListener("input", ({ data }) => {
+    // A long text is not read with each key.
+    if (data === "/" && field.value === "/") open((all) => all.openTyped());
   });
 }
 

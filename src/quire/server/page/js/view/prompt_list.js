@@ -2,7 +2,7 @@
 import { announce, h, icon, show } from "../dom.js";
 import { isComposing } from "../keys.js";
 import { later } from "../later.js";
-import { blankIn, found, readPrompts } from "../prompts.js";
+import { LONGEST_NAME, blankIn, found, readPrompts } from "../prompts.js";
 import { tell } from "./notices.js";
 import { editPrompt } from "./prompt_dialog.js";
 import "./later_style.js";
@@ -65,7 +65,7 @@ export class PromptList {
   #narrow() {
     if (!this.#isTyped) return this.isOpen && this.close();
     const { value } = this.field;
-    if (!value.startsWith("/")) return this.close();
+    if (!value.startsWith("/") || value.length > 2 * LONGEST_NAME) return this.close();
     const all = readPrompts();
     const fitting = found(all, value.slice(1));
     const isBare = value === "/";
