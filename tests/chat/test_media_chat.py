@@ -149,8 +149,8 @@ def test_a_mixed_crowd_is_each_as_alone(model: ChatModel) -> None:
 @pytest.mark.parametrize(
     ("content", "media", "message"),
     [
-        ("<image><video>?", {"images": [png()]}, "There are 0 videos for 1 <video>"),
-        ("<image>?", {"images": [png()] * 2}, "There are 2 images for 1 <image>"),
+        ("<image><video>?", {"images": [png()]}, "videos: 0 given, but 1 <video>"),
+        ("<image>?", {"images": [png()] * 2}, "images: 2 given, but 1 <image>"),
         ("?", {"images": [png()] * 5}, "at most 4 are taken"),
         ("?", {"audios": [b"RIFF"]}, "no audio input"),
         ("?", {"images": [png()[:100]]}, "image 1: "),

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 
 from rich.cells import cell_len
 
-_WORDS = re.compile(r"[ \t]*[^ \t]+|[ \t]+")
-"""Words with the blanks before them."""
+_WORDS = re.compile(r"[ \t]*[^ \t]+")
+"""Words with the blanks before them; those at the end of a line show nothing."""
 
 
 def wrapped_remark(text: str, width: int) -> str:
@@ -47,8 +47,9 @@ def _wrapped_line(line: str, width: int) -> Iterator[str]:
     built, column = "", 0
     for word in _WORDS.findall(line):
         cells = cell_len(word)
-        if built and column + cells > width and cell_len(word.strip()) <= width:
-            yield built
+        if column + cells > width and cell_len(word.strip()) <= width:
+            if built:
+                yield built
             word = word.lstrip()
             built, column = "", 0
             cells = cell_len(word)
