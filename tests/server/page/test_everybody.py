@@ -81,6 +81,7 @@ async def test_enter_on_a_phone_is_a_line(phone: Page, api: ScriptedApi) -> None
     await expect(composer(phone)).to_have_value("one\n")
     await phone.get_by_role("button", name="Send").tap()
     await expect(answers(phone)).to_contain_text("You said: one.")
+    await settled(phone)
     await phone.get_by_label("You").get_by_role("button", name="Edit").tap()
     await editor(phone).press("End")
     await editor(phone).press("Enter")
