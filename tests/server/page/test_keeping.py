@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.server.page.actions import answers, ask, composer, questions, reload, settled
+from tests.server.page.actions import PATIENCE, answers, ask, composer, questions, reload, settled
 from tests.server.page.scripted_api import ScriptedApi
 from tests.server.page.test_media import RED, choose
 
 KEPT = """async () => {
   const { openStore } = await import("/page/js/store.js");
-  const kept = await (await openStore()).conversations();
-  return kept.some(({ nodes }) => nodes.at(-1).text.startsWith("0 1 2"));
+  const store = await openStore();
+  const isKept = ({ nodes }) => nodes.at(-1).text.startsWith("0 1 2");
+  while (!(await store.conversations()).some(isKept)) await new Promise((go) => setTimeout(go, 20));
 }"""
-"""Whether the beginning of an answer is in the store."""
+"""Waits until the beginning of an answer is in the store; `wait_for_function` waits for no promise."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -44,7 +46,7 @@ async def test_an_answer_that_a_reload_cuts_off_is_kept_as_far_as_it_came(
 ) -> None:
     await ask(page, "endless", wait=False)
     await expect(answers(page)).to_contain_text("3 ")
-    await page.wait_for_function(KEPT)
+    await asyncio.wait_for(page.evaluate(KEPT), PATIENCE / 1000)
     await page.reload()
     await page.locator("#sidebar .title").click()
     await expect(answers(page)).to_contain_text("0 1 2")
