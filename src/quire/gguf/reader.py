@@ -214,6 +214,9 @@ class _Cursor:
     def wrong(self, problem: str) -> WeightsError:
         return WeightsError(f"{self.path}: {problem}")
 
+    def cut_short(self, problem: str) -> WeightsError:
+        return self.wrong(f"it is cut short, or damaged: {problem}. {FETCH_AGAIN}")
+
     def unsupported(self, problem: str) -> UnsupportedModelError:
         return UnsupportedModelError(f"{self.path}: {problem}")
 
@@ -223,10 +226,7 @@ class _Cursor:
 
     def take(self, size: int, what: str) -> memoryview:
         if size > self.left:
-            raise self.wrong(
-                f"it is cut short, or damaged: {what} would have {size} bytes, and {self.left} are "
-                f"left. {FETCH_AGAIN}"
-            )
+            raise self.cut_short(f"{what} would have {size} bytes, and {self.left} are left")
         begin = self.at
         self.at += size
         return self.content[begin : self.at]
@@ -238,10 +238,7 @@ class _Cursor:
         """A number of things of at least so many bytes each."""
         count = self.unpack(_UINT64, what)
         if count > self.left // least:
-            raise self.wrong(
-                f"it is cut short, or damaged: {what} is {count}, and {self.left} bytes are left. "
-                f"{FETCH_AGAIN}"
-            )
+            raise self.cut_short(f"{what} is {count}, and {self.left} bytes are left")
         if count > _MOST_COUNT:
             raise self.wrong(f"{what} is {count}; at most {_MOST_COUNT} are read")
         return count
@@ -287,10 +284,7 @@ def _read_counts(cursor: _Cursor) -> tuple[int, int]:
     tensors = cursor.count("the number of tensors", 1)
     keys = cursor.count("the number of metadata keys", _LEAST_KEY)
     if tensors > cursor.left // _LEAST_TENSOR:
-        raise cursor.wrong(
-            f"it is cut short, or damaged: it would have {tensors} tensors, and {cursor.left} bytes "
-            f"are left. {FETCH_AGAIN}"
-        )
+        raise cursor.cut_short(f"it would have {tensors} tensors, and {cursor.left} bytes are left")
     return tensors, keys
 
 
@@ -347,9 +341,7 @@ def _walk_strings(cursor: _Cursor, key: str) -> StringList:
     except (struct.error, OverflowError):  # a place that no buffer has, or no integer of C's
         at = size + 1
     if at > size:
-        raise cursor.wrong(
-            f"it is cut short, or damaged: {key} ends after the end of the file. {FETCH_AGAIN}"
-        )
+        raise cursor.cut_short(f"{key} ends after the end of the file")
     cursor.at = at
     return StringList(content[start:at], count)
 

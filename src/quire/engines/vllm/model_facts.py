@@ -13,7 +13,7 @@ from quire.quantization.formats import are_quantized
 from quire.weights.folder import is_gguf_folder, read_json
 from quire.weights.gguf_names import model_parts
 from quire.weights.mistaken import check_not_empty, no_weights
-from quire.weights.safetensors import WeightsFolder, read_header
+from quire.weights.safetensors import FETCH_AGAIN, WeightsFolder, read_header
 
 _DEFAULT_POSITIONS = 2048
 
@@ -152,7 +152,7 @@ def check_weights(folder: Path) -> None:
         try:
             header = read_header(path)
         except ValueError as error:
-            raise WeightsError(f"{path}: {error}. Copy or download it again.") from None
+            raise WeightsError(f"{path}: {error}. {FETCH_AGAIN}.") from None
         check_not_empty(folder, ((name, entry.shape) for name, entry in header.items()))
 
 

@@ -2,7 +2,7 @@
 // little before.
 import { h, show } from "../dom.js";
 import { later } from "../later.js";
-import { notify } from "./notices.js";
+import { tell } from "./notices.js";
 
 const load = later(() => import("./prose.js"));
 const waiting = new Set(); // those that were given a text before Markdown could be drawn
@@ -53,6 +53,6 @@ export class AnswerText {
     this.element.setAttribute("aria-busy", "true");
     const problem = await loadProse();
     this.element.removeAttribute("aria-busy");
-    if (problem !== null && text) notify(problem.message);
+    if (problem !== null && text) tell(problem);
   }
 }

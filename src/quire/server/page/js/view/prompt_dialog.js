@@ -2,7 +2,7 @@
 import { h } from "../dom.js";
 import { LONGEST_NAME, isTaken, nameOf, savePrompt } from "../prompts.js";
 import { ask } from "./dialogs.js";
-import { notify } from "./notices.js";
+import { tell } from "./notices.js";
 
 /** Have a prompt written, a new one if it has no id, and keep it; resolves to whether it was. */
 export async function editPrompt({ id = null, text = "", name = text && nameOf(text) } = {}) {
@@ -28,7 +28,7 @@ export async function editPrompt({ id = null, text = "", name = text && nameOf(t
   try {
     savePrompt(prompt);
   } catch (error) {
-    notify(error.message);
+    tell(error);
     return false;
   }
   return true;
