@@ -60,6 +60,7 @@ class Writer:
         self._next = self._first  # the index, or the serial number, of the next line of the files
         self._items: queue.Queue[Record | _Chunk | None] = queue.Queue(MOST_WAITING)
         self._failure: BaseException | None = None
+        self._ended = False  # the last of all items was taken
         self._recover()
         self._thread = threading.Thread(target=self._run, name="quire batch writer", daemon=True)
         self._thread.start()
@@ -114,17 +115,16 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            while self._take():
-                pass
+            while not self._ended:
+                self._take()
             self._sync()
         except BaseException as error:
             self._failure = error
-            while self._thread.is_alive():  # nobody waits for room in the queue for ever
-                if self._items.get() is None:
-                    return
+            while not self._ended:  # nobody waits for room in the queue for ever
+                self._ended = self._items.get() is None
 
-    def _take(self) -> bool:
-        """Keep what has come; returns whether there is more to come."""
+    def _take(self) -> None:
+        """Keep what has come."""
         items: list[Record | _Chunk | None] = []
         try:
             items.append(self._items.get(timeout=self._sync_interval))
@@ -132,6 +132,7 @@ class Writer:
                 items.append(self._items.get_nowait())
         except queue.Empty:
             pass
+        self._ended = None in items
         records = [item for item in items if isinstance(item, Record)]
         chunks = [(one.file, one.number, one.digest) for one in items if isinstance(one, _Chunk)]
         if records or chunks:
@@ -140,7 +141,6 @@ class Writer:
             self._append()
         if time.monotonic() - self._synced >= self._sync_interval:
             self._sync()
-        return None not in items
 
     def _append(self) -> None:
         """Append the lines that are next, as far as there are any."""

@@ -98,6 +98,38 @@ async def test_a_dialog_that_cannot_be_loaded_tells_and_is_tried_again(
     await expect(page.locator("dialog h2").first).to_contain_text(title)
 
 
+async def test_a_dialog_that_comes_late_is_of_what_was_shown_when_it_was_asked_for(
+    page: Page,
+) -> None:
+    asked, come = asyncio.Event(), asyncio.Event()
+
+    async def late(route: Route) -> None:
+        asked.set()
+        await come.wait()
+        await route.continue_()
+
+    await page.route("**/view/share.js", late)
+    await page.route("**/view/settings.js", late)
+    await page.keyboard.press("Alt+KeyE")  # nothing is begun: there is nothing to export
+    await ask(page, "first")
+    assert not asked.is_set()
+    await page.keyboard.press("Alt+KeyE")
+    await asyncio.wait_for(asked.wait(), 60)
+    await page.keyboard.press("Alt+KeyN")
+    await page.keyboard.press("Alt+KeyS")
+    await page.locator("#help").click()
+    await expect(page.locator("dialog")).to_have_count(1)
+    come.set()
+    await until_loaded(page, "/view/share.js")
+    await until_loaded(page, "/view/settings.js")
+    await page.wait_for_timeout(100)
+    await expect(page.locator("dialog")).to_have_count(1)
+    await page.keyboard.press("Escape")
+    await expect(page.locator("dialog")).to_have_count(0)
+    await page.keyboard.press("Alt+KeyS")
+    await expect(page.locator("dialog.settings")).to_be_visible()
+
+
 async def test_who_points_at_a_button_finds_its_dialog_loaded(page: Page) -> None:
     await page.locator("#settings").hover()
     await until_loaded(page, "/js/options.js")

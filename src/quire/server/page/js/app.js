@@ -149,8 +149,11 @@ function openSettings(session) {
   settings().then((view) => view.openSettings(session), tell);
 }
 
+/** The conversation that is shown as this is asked for, and no other by the time the module has come. */
 function openShare(session) {
-  share().then((view) => view.openShare(session), tell);
+  if (!session.isBegun) return;
+  const { current } = session;
+  share().then((view) => session.current === current && view.openShare(session), tell);
 }
 
 function retryLast(session) {

@@ -9,7 +9,7 @@ const EXAMPLE =
   '[{"name": "get_weather", "description": "…",\n  "parameters": {"type": "object", "properties": {…}}}]';
 
 export function openSettings(session) {
-  if (document.querySelector("dialog.settings[open]")) return; // one that was just closed is still there
+  if (document.querySelector("dialog[open]")) return; // it was pressed twice, or another came first
   const dialog = h("dialog", { class: "settings", "aria-labelledby": "settings-title" });
   const head = h(
     "header",

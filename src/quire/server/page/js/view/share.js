@@ -6,7 +6,7 @@ import { download } from "../download.js";
 import { notify } from "./notices.js";
 
 export function openShare(session) {
-  if (!session.isBegun || document.querySelector("dialog[open]")) return; // it was pressed twice
+  if (document.querySelector("dialog[open]")) return; // it was pressed twice
   const { current } = session;
   const markdown = () => asMarkdown(current);
   const ways = [
