@@ -259,9 +259,9 @@ def _write_table(figures: Sequence[Figures], settings: BenchSettings, output: Te
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no width to keep to
     console.print(table)
-    load = figures[0].loads[0]
+    load, turns = figures[0].loads[0], settings.turns
     console.print(
-        f"{settings.turns} turns; prompts of {load.prompt_tokens:.0f} tokens, answers of "
+        f"{turns} {'turn' if turns == 1 else 'turns'}; prompts of {load.prompt_tokens:.0f} tokens, answers of "
         f"{load.new_tokens:.0f}.",
         style="dim",
     )

@@ -90,15 +90,8 @@ def load_model(
     if block_size not in BLOCK_SIZES:
         known = ", ".join(map(str, BLOCK_SIZES))
         raise ConfigError(f"native_block_size {block_size} is not one of {known}")
-    spec = override_rope(read_spec(folder), rope_scaling)
+    spec = _spec_to_load(folder, rope_scaling, quantize)
     length = _model_length(spec, max_model_len, max_model_len_is_wish)
-    if quantize is not None and is_gguf_folder(Path(folder)):
-        raise ConfigError(
-            f"native_quantization {quantize}: {Path(folder).name} is a GGUF file, which is computed with "
-            "as it is; leave it out, or take a file of another type"
-        )
-    if quantize is not None:
-        spec = _unquantized(spec, folder, quantize)
     threads = num_threads or default_threads()
     weights = load_weights(
         spec,
@@ -117,19 +110,12 @@ def load_model(
         kv_dtype = "float16" if rounds_to_bytes(weights) else "float32"
     max_batch_tokens = max_batch_tokens or default_batch_tokens(spec, max_sequences)
     reserved = size + scratch_bytes(spec, max_batch_tokens + spec.media.whole_tokens)
-    budget = CacheBudget.of(kv_cache_memory, memory_util, reserved)
-    num_slots = count_slots(
+    num_slots, num_blocks = _cache_sizes(
         spec,
-        max_sequences=max_sequences,
-        sequence_bytes=blocks_of(length, block_size) * block_bytes(spec, block_size, kv_dtype),
-        budget=budget,
-    )
-    num_blocks = count_blocks(
-        spec,
-        block_size=block_size,
+        CacheBudget.of(kv_cache_memory, memory_util, reserved),
         max_model_len=length,
         max_sequences=max_sequences,
-        budget=budget.without(num_slots * slot_bytes(spec)),
+        block_size=block_size,
         kv_dtype=kv_dtype,
     )
     load_kernels(kernels_of(weights, KV_KINDS[kv_dtype]), on_compile)
@@ -154,18 +140,61 @@ def load_model(
     return runner
 
 
-def _unquantized(spec: DecoderSpec, folder: Path | str, kind: QuantizedKind) -> DecoderSpec:
-    """The spec of weights in full precision, which are to be rounded.
+def _spec_to_load(
+    folder: Path | str, rope_scaling: str | None, quantize: QuantizedKind | None
+) -> DecoderSpec:
+    """The spec of the model in a folder, as the arguments would have it.
 
     Raises:
-        ConfigError: they are quantised already.
+        ModelError: the folder cannot be read: see `read_spec`.
+        ConfigError: weights are to be rounded that are quantised already.
     """
+    spec = override_rope(read_spec(folder), rope_scaling)
+    if quantize is None:
+        return spec
+    if is_gguf_folder(Path(folder)):
+        raise ConfigError(
+            f"native_quantization {quantize}: {Path(folder).name} is a GGUF file, which is computed with "
+            "as it is; leave it out, or take a file of another type"
+        )
     if spec.quantization is not None and are_quantized(WeightsFolder(folder).names()):
         raise ConfigError(
-            f"native_quantization {kind}: the weights are quantised already "
+            f"native_quantization {quantize}: the weights are quantised already "
             f"({spec.quantization.method}); leave it out"
         )
     return dataclasses.replace(spec, quantization=None)
+
+
+def _cache_sizes(
+    spec: DecoderSpec,
+    budget: CacheBudget,
+    *,
+    max_model_len: int,
+    max_sequences: int,
+    block_size: int,
+    kv_dtype: KvDtype,
+) -> tuple[int, int]:
+    """How many slots of states, and blocks of the KV cache, a budget pays for.
+
+    Raises:
+        OutOfMemoryError: it does not pay for one sequence.
+    """
+    num_slots = count_slots(
+        spec,
+        max_sequences=max_sequences,
+        sequence_bytes=blocks_of(max_model_len, block_size)
+        * block_bytes(spec, block_size, kv_dtype),
+        budget=budget,
+    )
+    num_blocks = count_blocks(
+        spec,
+        block_size=block_size,
+        max_model_len=max_model_len,
+        max_sequences=max_sequences,
+        budget=budget.without(num_slots * slot_bytes(spec)),
+        kv_dtype=kv_dtype,
+    )
+    return num_slots, num_blocks
 
 
 def _model_length(spec: DecoderSpec, length: int | None, is_wish: bool) -> int:
