@@ -121,10 +121,9 @@ def _signals(job: BatchJob) -> Generator[None]:
 def _told(job: BatchJob) -> Generator[None]:
     """Shows how far the batch is: a line drawn over on a terminal, else one line every ten seconds."""
     from rich.console import Console
-    from rich.status import Status
-    from rich.text import Text
 
     from quire.batch.progress import Rates
+    from quire.cli.foreground import SpinningLine
 
     console = Console(file=sys.stderr)
     rates, ended = Rates(), threading.Event()
@@ -134,16 +133,13 @@ def _told(job: BatchJob) -> Generator[None]:
             if job.progress.done:
                 note(rates.line(job.progress))
 
-    def draw(status: Status) -> None:
-        while not ended.wait(DRAW_EVERY):
-            status.update(Text(harmless(rates.line(job.progress))))
-
     def watch() -> None:
         if not can_redraw(console):
             tell_lines()
             return
-        with Status("", console=console) as status:
-            draw(status)
+        with SpinningLine(console) as line:
+            while not ended.wait(DRAW_EVERY):
+                line.tell(rates.line(job.progress))
 
     thread = threading.Thread(target=watch, name="quire batch progress", daemon=True)
     thread.start()

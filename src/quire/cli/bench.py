@@ -226,15 +226,15 @@ def _check_files(options: BenchOptions) -> None:
 def _progress() -> Generator[Progress]:
     """Shows what is being measured: one line on a terminal, drawn over; nothing elsewhere."""
     from rich.console import Console
-    from rich.status import Status
-    from rich.text import Text
+
+    from quire.cli.foreground import SpinningLine
 
     console = Console(file=sys.stderr)
     if not can_redraw(console):
         yield lambda text: None
         return
-    with Status("", console=console) as status:
-        yield lambda text: status.update(Text(f"{harmless(text)} ..."))
+    with SpinningLine(console) as line:
+        yield lambda text: line.tell(f"{text} ...")
 
 
 def _write_table(figures: Sequence[Figures], settings: BenchSettings, output: TextIO) -> None:

@@ -103,6 +103,7 @@ def _progress(target: Path) -> Generator[_Counters]:
     """Shows how far it is: a bar on a terminal, one line elsewhere."""
     from rich.console import Console
 
+    from quire.cli.foreground import ForegroundLive
     from quire.weights.sizes import size_text
 
     console = Console(file=sys.stderr)
@@ -118,9 +119,12 @@ def _progress(target: Path) -> Generator[_Counters]:
     )
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("")
-        yield (
-            (lambda total: bar.update(task, total=total)),
-            (lambda count: bar.update(task, advance=count)),
-        )
+    bar = Progress(*columns, console=console)
+    task = bar.add_task("")
+    with ForegroundLive(get_renderable=bar.get_renderable, console=console) as live:
+
+        def update(total: int | None = None, advance: int = 0) -> None:
+            live.start()
+            bar.update(task, total=total, advance=advance)
+
+        yield update, (lambda count: update(advance=count))

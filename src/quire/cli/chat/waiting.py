@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
+from quire.cli.foreground import ForegroundLive
 from quire.cli.terminal import can_redraw
 from quire.outputs import ThoughtPart
 
@@ -78,12 +78,13 @@ class Waiting:
         # The terminal may be closed meanwhile: then there is nothing to take away.
         with (
             suppress(OSError, ValueError),
-            Live(console=self._console, auto_refresh=False, transient=True) as live,
+            ForegroundLive(console=self._console, auto_refresh=False, transient=True) as live,
         ):
             shown = ""
             while not self._ended.is_set():
                 line = self._line(self._clock() - begun)
                 if line != shown:
+                    live.start()
                     live.update(self._text(line), refresh=True)
                     shown = line
                 self._ended.wait(_INTERVAL)
