@@ -647,3 +647,15 @@ def may_end_with_answer(options: Mapping[str, Any]) -> bool:
 def on_wire(wire: Wire) -> dict[str, Option]:
     """The options that an API has, by their names there."""
     return {one.wires[wire]: one for one in OPTIONS if wire in one.wires}
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingChoices:
+    """What a model's requests can choose of the thought before an answer."""
+
+    switch: bool
+    """Whether `enable_thinking` turns it on and off."""
+    default: bool | None
+    """Whether the model thinks where a request says nothing; None where it decides itself."""
+    efforts: tuple[str, ...]
+    """Words of `reasoning_effort` that differ in what they ask for."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 
 from quire.chat import ChatModel
@@ -71,3 +73,19 @@ def test_the_prompts_own_logprobs(remote: ChatModel, native: ChatModel) -> None:
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             assert other.logprob == pytest.approx(one.logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("configured", [None, False])
+def test_what_can_be_chosen_of_thoughts_is_what_the_server_says(
+    native: ChatModel, configured: bool | None
+) -> None:
+    own = native.engine.thinking_choices
+    assert own is not None
+    assert (own.switch, own.default) == (True, True)
+    with serving(native) as served:
+        engine = make_engine(served.url, remote_api="chat", enable_thinking=configured)
+        with ChatModel.from_engine(engine) as model, serving(model) as front:
+            default = own.default if configured is None else configured
+            assert model.engine.thinking_choices == replace(own, default=default)
+            (card,) = httpx.get(f"{front.url}/v1/models").json()["data"]
+            assert card["thinking"] == {"switch": True, "default": default, "efforts": []}

@@ -9,10 +9,11 @@ import pytest
 from quire.arguments import DataArguments
 from quire.errors import ConfigError, RequestError, SamplingError, UnsupportedOptionError
 from quire.messages import read_conversation
+from quire.options import ThinkingChoices
 from quire.prompt import TextElement
 from quire.template.jinja import JinjaTemplate
 from quire.template.registry import get_template
-from quire.template.render_options import RenderOptionResolver, ThinkingChoices
+from quire.template.render_options import RenderOptionResolver
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from tests.tokenizer.kinds import make_backend

@@ -15,6 +15,7 @@ from quire.chat.token_chat import TokenChat
 from quire.engines.seam import ChatEngine, EngineInfo, EngineState
 from quire.errors import UnsupportedOptionError
 from quire.model_folder import local_adapter
+from quire.options import ThinkingChoices
 from quire.outputs import AnswerSum, Delta, Embedding, Response
 from quire.prompt import Prompt
 from quire.request import ChatRequest, Messages, Tools
@@ -59,6 +60,11 @@ class BaseEngine:
     def name(self) -> str:
         """The engine's name, such as NativeEngine."""
         return self.info.name
+
+    @property
+    def thinking_choices(self) -> ThinkingChoices | None:
+        """What a request can choose of the thought before its answer; None where that is nothing, or not known."""
+        return self._chat.thinking_choices
 
     @property
     def can_generate(self) -> bool:

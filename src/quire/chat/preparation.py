@@ -27,12 +27,12 @@ from quire.errors import (
 )
 from quire.media.values import Medium
 from quire.messages import Conversation, Media, read_conversation, read_message
-from quire.options import check_option_names, may_end_with_answer, read_option
+from quire.options import ThinkingChoices, check_option_names, may_end_with_answer, read_option
 from quire.prompt import Element, Prompt, TextElement
 from quire.request import NO_MEDIA, ChatRequest
 from quire.sampling import OptionResolver, SamplingParams
 from quire.template.registry import get_template, misfit
-from quire.template.render_options import RenderOptionResolver, ThinkingChoices
+from quire.template.render_options import RenderOptionResolver
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import load_tokenizer

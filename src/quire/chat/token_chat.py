@@ -20,7 +20,7 @@ from quire.engines.seam import (
     raise_failed,
     with_timeout,
 )
-from quire.options import read_option
+from quire.options import ThinkingChoices, read_option
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.request import ChatRequest
@@ -159,6 +159,11 @@ class TokenChat(ChatEngine):
     def state(self) -> EngineState:
         """The engine's current state."""
         return self.engine.state
+
+    @property
+    def thinking_choices(self) -> ThinkingChoices | None:
+        """What the template makes of it; see ChatEngine."""
+        return self.preparation.thinking_choices
 
 
 def _stops(prepared: PreparedRequest) -> AnswerStops:

@@ -27,6 +27,7 @@ from quire.errors import (
 )
 from quire.media.placement import Kind
 from quire.messages import ToolCall
+from quire.options import ThinkingChoices
 from quire.outputs import Delta, Embedding
 from quire.prompt import PoolingKind, Prompt
 from quire.request import ChatRequest
@@ -220,6 +221,11 @@ class ChatEngine(ABC):
     @abstractmethod
     def state(self) -> EngineState:
         """The engine's current state."""
+
+    @property
+    def thinking_choices(self) -> ThinkingChoices | None:
+        """What a request can choose of the thought; None where that is nothing, or not known."""
+        return None
 
 
 class RequestIds:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from quire.arguments import DataArguments
 from quire.errors import ConfigError, RequestError, SamplingError, UnsupportedOptionError, nearest
 from quire.messages import read_conversation
-from quire.options import OPTIONS_BY_NAME, read_option
+from quire.options import OPTIONS_BY_NAME, ThinkingChoices, read_option
 from quire.prompt import Element
 from quire.template.template import RenderOptions, Template
 
@@ -20,18 +19,6 @@ _OWN_OPTIONS = frozenset({"add_generation_prompt", "continue_final_message", "me
 
 _QUESTION = read_conversation([{"role": "user", "content": "Hello"}])
 _EFFORTS = ("low", "medium", "high")
-
-
-@dataclass(frozen=True, slots=True)
-class ThinkingChoices:
-    """What a request can choose of the thought before its answer."""
-
-    switch: bool
-    """Whether `enable_thinking` turns it on and off."""
-    default: bool | None
-    """Whether the model thinks where a request says nothing; None where it decides itself."""
-    efforts: tuple[str, ...]
-    """Words of `reasoning_effort` that differ in what they ask for."""
 
 
 class RenderOptionResolver:

@@ -10,6 +10,7 @@ from quire.engines.remote.discovery import (
     read_models,
 )
 from quire.errors import ConfigError, ModelNotFoundError
+from quire.options import ThinkingChoices
 
 BASE = ListedModel("base-7b", None, 4096)
 LORA = ListedModel("pirate", "base-7b")
@@ -105,6 +106,23 @@ def test_server_that_lists_no_models_accepts_any_name() -> None:
     assert choose_model("any", {"http://a": []}).name == "any"
     with pytest.raises(ConfigError, match="remote_model"):
         choose_model(None, {"http://a": []})
+
+
+def test_thinking_can_be_chosen_where_all_servers_say_the_same() -> None:
+    told = {"switch": True, "default": None, "efforts": ["low", "high"]}
+    (model,) = read_models({"data": [{"id": "base-7b", "thinking": told}]})
+    assert model.thinking == ThinkingChoices(True, None, ("low", "high"))
+    same = {"http://a": [model], "http://b": [model], "http://c": []}
+    assert choose_model(None, same).thinking == model.thinking
+    assert choose_model(None, {**same, "http://d": [BASE]}).thinking is None
+
+
+@pytest.mark.parametrize(
+    "told", [None, True, [], {}, {"switch": 1}, {"switch": True, "default": 0, "efforts": []}]
+)
+def test_malformed_choices_of_thinking_are_none(told: object) -> None:
+    (model,) = read_models({"data": [{"id": "base-7b", "thinking": told}]})
+    assert model == ListedModel("base-7b")
 
 
 def test_malformed_entries_of_a_listing_are_skipped() -> None:

@@ -34,7 +34,7 @@ from quire.engines.seam import (
 from quire.errors import PromptTooLongError, ToolError, UnsupportedOptionError
 from quire.media.placement import place_media
 from quire.messages import Conversation, Message, ToolCall, read_conversation
-from quire.options import check_option_names, may_end_with_answer, read_option
+from quire.options import ThinkingChoices, check_option_names, may_end_with_answer, read_option
 from quire.outputs import AnswerPart, Delta, TextPart, ThoughtPart, TokenLogprob, Usage
 from quire.request import ChatRequest
 from quire.response_format import Constraint
@@ -176,6 +176,14 @@ class RemoteChatEngine(ChatEngine):
     def state(self) -> EngineState:
         """The engine's current state: unhealthy servers may recover by themselves."""
         return EngineState(recovers=True)
+
+    @property
+    def thinking_choices(self) -> ThinkingChoices | None:
+        """What the servers say of it, with this configuration's own default."""
+        choices, configured = self._connection.model.thinking, self._data_args.enable_thinking
+        if choices is None or not choices.switch or configured is None:
+            return choices
+        return replace(choices, default=configured)
 
 
 # --- a request's body ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from quire.engines.remote.client import PROBE_SECONDS, client_settings, httpx, reason_of
 from quire.errors import ConfigError, EngineStartError, ModelNotFoundError, nearest, sentence
+from quire.options import ThinkingChoices
 
 logger = logging.getLogger("quire")
 
@@ -76,6 +77,8 @@ class ListedModel:
     """In tokens; None where the server does not say."""
     is_quire: bool = False
     """Whether it is quire that serves it."""
+    thinking: ThinkingChoices | None = None
+    """What a request can choose of the thought, where the server says so, as quire does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class RemoteModel:
     """In tokens, the smallest of all servers; None where none of them says."""
     is_quire: bool = False
     """Whether all servers are quire's own."""
+    thinking: ThinkingChoices | None = None
+    """What a request can choose of the thought, where all servers say the same."""
 
     def name_for(self, adapter: str | None) -> str:
         """The `model` to send for a request's adapter; "base" asks for the base model."""
@@ -115,7 +120,19 @@ def _listed_model(entry: Any) -> ListedModel | None:
         parent if isinstance(parent, str) and parent else None,
         length if usable else None,
         entry.get("owned_by") == "quire",
+        _thinking(entry.get("thinking")),
     )
+
+
+def _thinking(value: Any) -> ThinkingChoices | None:
+    if not isinstance(value, dict):
+        return None
+    switch, default, efforts = (value.get(name) for name in ("switch", "default", "efforts"))
+    if not isinstance(switch, bool) or not isinstance(efforts, list):
+        return None
+    if default is not None and not isinstance(default, bool):
+        return None
+    return ThinkingChoices(switch, default, tuple(one for one in efforts if isinstance(one, str)))
 
 
 def choose_model(wanted: str | None, listings: Mapping[str, Sequence[ListedModel]]) -> RemoteModel:
@@ -134,6 +151,7 @@ def choose_model(wanted: str | None, listings: Mapping[str, Sequence[ListedModel
     if name is None:
         raise ConfigError("The servers list no models: give the model's name as remote_model.")
     base, lengths, is_quire = name, list[int](), bool(known)
+    thinking: set[ThinkingChoices | None] = set()
     for address, models in known.items():
         by_name = {model.name: model for model in models}
         if name not in by_name:
@@ -141,10 +159,12 @@ def choose_model(wanted: str | None, listings: Mapping[str, Sequence[ListedModel
         model = by_name[name]
         base = model.parent or name
         is_quire = is_quire and model.is_quire
+        thinking.add(model.thinking)
         # vLLM lists the context length of the base model only, not that of its adapters.
         length = model.context_length or by_name.get(base, model).context_length
         lengths += [length] if length else []
-    return RemoteModel(name, base, min(lengths, default=None), is_quire)
+    choices = thinking.pop() if len(thinking) == 1 else None
+    return RemoteModel(name, base, min(lengths, default=None), is_quire, choices)
 
 
 def _not_listed(

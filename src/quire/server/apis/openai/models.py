@@ -43,7 +43,7 @@ def router() -> APIRouter:
 def _card(model: ServedName, service: Service) -> dict[str, Any]:
     engine = service.engine
     preparation = engine.tokens.preparation if engine.has_tokens else None
-    choices = preparation.thinking_choices if preparation else None
+    choices = engine.thinking_choices
     return {
         "id": model.name,
         "object": "model",
