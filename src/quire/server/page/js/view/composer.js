@@ -151,8 +151,14 @@ export class Composer {
 
   /** Add a file to the draft of the conversation that it was attached in. */
   #keep(file, conversation) {
-    if (conversation === this.conversation) this.#setFiles([...this.#files, file]);
+    if (this.#isHere(conversation)) this.#setFiles([...this.#files, file]);
     else this.#addToDraft(conversation, file);
+  }
+
+  /** Whether a conversation's draft is the one that is shown: all new conversations have the same. */
+  #isHere(conversation) {
+    const { session } = this;
+    return session.draftKey(conversation) === session.draftKey(this.conversation);
   }
 
   /** Put another file, or none, in a file's place. */
@@ -200,7 +206,7 @@ export class Composer {
       const isTooMuch = excess?.files.includes(file);
       return fileChip(file, store, remove, { more: this.#choices(file), most, isTooMuch });
     });
-    const here = this.#reading.filter(({ conversation }) => conversation === this.conversation);
+    const here = this.#reading.filter(({ conversation }) => this.#isHere(conversation));
     this.chips.replaceChildren(...chips, ...here.map(({ name }) => readingChip(name)));
     this.chips.hidden = !this.chips.children.length;
     this.excess.hidden = excess === null;
@@ -235,6 +241,7 @@ export class Composer {
 
   async #writeOut(file) {
     const text = await (await this.session.store.file(file.id)).text();
+    if (!this.#files.includes(file)) return; // it was taken away, or another conversation is shown
     this.#replace(file);
     this.focus();
     this.field.setRangeText(text, this.field.selectionStart, this.field.selectionEnd, "end");

@@ -231,7 +231,7 @@ class AnswerView {
     const button = quietIcon("chart", "Probabilities", async () => {
       if (!this.tokens) {
         const view = await tokens(node, this.context.session.store);
-        if (!view || this.tokens) return; // it was pressed twice
+        if (!view || this.tokens || this.context.growing) return; // pressed twice, or it goes on
         this.tokens = view;
         view.hidden = true;
         this.#prose.element.after(view);
