@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
@@ -226,6 +227,19 @@ def test_a_task_that_exits_ends_the_waiting_of_all_others() -> None:
 
 async def _streamed(coroutine: Coroutine[None, None, None]) -> AsyncGenerator[None, None]:
     yield await coroutine
+
+
+def test_a_loop_may_have_itself_stopped_in_a_thread() -> None:
+    """As `ChatModel.aclose` does on the model's own loop; the loop's end waits for that thread."""
+    thread = LoopThread("test-loop")
+
+    def ask() -> None:
+        with contextlib.suppress(EngineClosedError):  # it may have ended before
+            thread.run(asyncio.to_thread(thread.stop))
+
+    threading.Thread(target=ask, daemon=True).start()
+    thread._thread.join(PATIENCE)
+    assert not thread._thread.is_alive()
 
 
 def test_waiting_in_the_loops_own_thread_is_refused(loop: LoopThread) -> None:

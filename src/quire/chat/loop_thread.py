@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from quire.engines.lifetime import Lifetime, memory_is_enough
 from quire.errors import EngineClosedError, EngineError
@@ -200,7 +200,11 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         # Its own, not asyncio's: waiting for that one's threads takes another thread, and none can be
         # started once the interpreter exits.
-        executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
+        helpers: _Threads = weakref.WeakSet()  # the executor's threads
+        executor = ThreadPoolExecutor(
+            thread_name_prefix="asyncio",
+            initializer=lambda: helpers.add(threading.current_thread()),
+        )
         self._loop.set_default_executor(executor)
         self._gate = _Gate()
         self._call_soon = partial(self._gate.call, self._loop.call_soon_threadsafe)
@@ -218,7 +222,7 @@ class LoopThread:
         )
         with memory_is_enough():
             self._thread.start()
-        self._life = Lifetime(self, partial(_stop, self._loop, self._thread))
+        self._life = Lifetime(self, partial(_stop, self._loop, self._thread, helpers))
 
     @property
     def is_at_home(self) -> bool:
@@ -347,8 +351,8 @@ class LoopThread:
     def stop(self) -> None:
         """Cancel all tasks, then end the loop and its thread. May be called twice.
 
-        From the loop's own thread it does not wait for the end, and in a forked child there is
-        nothing to end.
+        From the loop's own thread, or one in which that has something done, it does not wait for the
+        end, and in a forked child there is nothing to end.
         """
         self._life.end()
 
@@ -417,10 +421,14 @@ async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     await loop.shutdown_asyncgens()
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+_Threads: TypeAlias = "weakref.WeakSet[threading.Thread]"
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, helpers: _Threads) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(loop.stop)
-    if threading.current_thread() is not thread:
+    current = threading.current_thread()
+    if current is not thread and current not in helpers:  # the loop's end waits for those
         thread.join()
 
 
