@@ -19,6 +19,7 @@ from quire.batch.files import LinesFile
 from quire.batch.job import BatchJob, JobFiles, read_status
 from quire.batch.lock import JobLock
 from quire.batch.rows import Row, SeeChunk
+from quire.batch.runner import BatchRunner, Ending
 from quire.chat import ChatModel
 from quire.errors import BatchError, JobChangedError, JobRunningError
 from tests.batch.sources import Questions, batch_args, lines_of, run_job
@@ -155,6 +156,24 @@ def stopped(folder: Path, echo: MakeEcho, rows: int, after: int, **values: objec
     job = BatchJob(args, Stopping(rows, broken=frozenset({1})), model=echo())
     assert job.run().ending == "drained"
     return job.files
+
+
+def test_a_run_that_has_ended_may_be_drained(
+    folder: Path, echo: MakeEcho, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who drains a job has its runner in hand when that ends."""
+    runners: list[BatchRunner] = []
+    run = BatchRunner.run
+
+    async def run_and_keep(self: BatchRunner) -> Ending:
+        runners.append(self)
+        return await run(self)
+
+    monkeypatch.setattr(BatchRunner, "run", run_and_keep)
+    job = BatchJob(batch_args(folder), Questions(3), model=echo())
+    assert job.run().ending == "finished"
+    runners[0].drain(patience=0.0)
+    job.drain()
 
 
 def test_a_changed_input_is_noticed(folder: Path, echo: MakeEcho) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 
 import pytest
 
+from quire.chat import loop_thread
 from quire.chat.loop_thread import Inbox, LoopBridge, LoopThread
 from quire.errors import EngineClosedError, EngineError
+
+PATIENCE = 60.0  # seconds that a loaded machine may take
 
 
 class Counter:
@@ -126,6 +131,115 @@ def test_stop_ends_waiting_readers_with_an_error() -> None:
     assert len(ended) == 1
     with pytest.raises(EngineClosedError):
         thread.run(double(1))
+
+
+@pytest.fixture
+def ending(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopThread]:
+    """A loop that was stopped, and is not closed yet: work of its own in a thread goes on."""
+    thread = LoopThread("test-loop")
+    working, cancelled, go_on = threading.Event(), threading.Event(), threading.Event()
+    cancel_all = loop_thread._cancel_all
+
+    async def cancel_and_tell(loop: asyncio.AbstractEventLoop) -> None:
+        await cancel_all(loop)
+        asyncio.get_running_loop().call_soon(cancelled.set)
+
+    def work() -> None:
+        working.set()
+        assert go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(loop_thread, "_cancel_all", cancel_and_tell)
+    refused = _ends(EngineClosedError, lambda: thread.run(asyncio.to_thread(work)))
+    assert working.wait(PATIENCE)
+    stopping = threading.Thread(target=thread.stop)
+    stopping.start()
+    assert cancelled.wait(PATIENCE)
+    assert refused.wait(PATIENCE)
+    assert stopping.is_alive()
+    yield thread
+    go_on.set()
+    stopping.join(PATIENCE)
+    assert not stopping.is_alive()
+
+
+def _ask_plainly(thread: LoopThread) -> None:
+    thread.run(double(1))
+
+
+def _iterate_plainly(thread: LoopThread) -> None:
+    list(thread.iterate(Counter(1).stream()))
+
+
+def _ask_from_another_loop(thread: LoopThread) -> None:
+    async def ask() -> None:
+        await thread.wait(double(1))
+
+    asyncio.run(ask())
+
+
+def _iterate_in_another_loop(thread: LoopThread) -> None:
+    async def iterate() -> None:
+        async for _ in thread.aiterate(Counter(1).stream()):
+            pass
+
+    asyncio.run(iterate())
+
+
+@pytest.mark.parametrize(
+    "ask", [_ask_plainly, _iterate_plainly, _ask_from_another_loop, _iterate_in_another_loop]
+)
+def test_who_asks_a_loop_that_ends_is_refused(
+    ending: LoopThread, ask: Callable[[LoopThread], None]
+) -> None:
+    assert _ends(EngineClosedError, lambda: ask(ending)).wait(PATIENCE)
+
+
+def _ends(error: type[BaseException], ask: Callable[[], object]) -> threading.Event:
+    """Ask in a thread of its own; the event is set once that has ended with the error."""
+    ended = threading.Event()
+
+    def run() -> None:
+        with pytest.raises(error):
+            ask()
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    return ended
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_task_that_exits_ends_the_waiting_of_all_others() -> None:
+    thread = LoopThread("test-loop")
+    counter = Counter(10**9, delay=0.001)
+
+    async def leave() -> None:
+        sys.exit("made up")
+
+    reading = _ends(EngineClosedError, lambda: list(thread.iterate(counter.stream())))
+    assert counter.started.wait(PATIENCE)
+    leaving = _ends(SystemExit, lambda: list(thread.iterate(_streamed(leave()))))
+    assert leaving.wait(PATIENCE)
+    assert reading.wait(PATIENCE)
+    thread.stop()
+    with pytest.raises(EngineClosedError):
+        thread.run(double(1))
+
+
+async def _streamed(coroutine: Coroutine[None, None, None]) -> AsyncGenerator[None, None]:
+    yield await coroutine
+
+
+def test_a_loop_may_have_itself_stopped_in_a_thread() -> None:
+    """As `ChatModel.aclose` does on the model's own loop; the loop's end waits for that thread."""
+    thread = LoopThread("test-loop")
+
+    def ask() -> None:
+        with contextlib.suppress(EngineClosedError):  # it may have ended before
+            thread.run(asyncio.to_thread(thread.stop))
+
+    threading.Thread(target=ask, daemon=True).start()
+    thread._thread.join(PATIENCE)
+    assert not thread._thread.is_alive()
 
 
 def test_waiting_in_the_loops_own_thread_is_refused(loop: LoopThread) -> None:

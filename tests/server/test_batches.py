@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from quire.errors import ConfigError, EngineDeadError
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
-from quire.server.batches.store import BatchStore
+from quire.server.batches import manager
+from quire.server.batches.manager import BatchManager
+from quire.server.batches.store import BatchStore, StoredBatch
 from quire.server.middleware.keys import KeyRing
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine, EchoTokens
@@ -466,6 +468,44 @@ def test_a_job_that_cannot_be_run_is_a_failed_batch(
         monkeypatch.undo()
         done = until_ended(served.client, begin(served.client, [question(1)]))
         assert done.status == "completed"
+
+
+def test_a_batch_that_waits_for_an_engine_can_be_ended(echo: MakeEcho, tmp_path: Path) -> None:
+    """The engine may be loaded for minutes, or not come at all."""
+    with batching(echo(), tmp_path) as served:
+        served.service.admission.close("The model is being loaded.")
+        late = begin(served.client, [question(1)], "1s")
+        batch = begin(served.client, [question(n) for n in range(3)])
+        wait_until(lambda: served.client.batches.retrieve(batch.id).status == "in_progress")
+        served.client.batches.cancel(batch.id)
+        done = until_ended(served.client, batch)
+        assert done.status == "cancelled"
+        unrun = lines_in(served.client, done.error_file_id)
+        assert [one["error"]["code"] for one in unrun] == ["batch_cancelled"] * 3
+        assert until_ended(served.client, late).status == "expired"
+
+
+def test_an_end_that_cannot_be_written_is_written_later(
+    echo: MakeEcho, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk may be mended, and no client waits for the server's next start."""
+    tried: list[str] = []
+    end = BatchManager._end
+
+    def end_late(self: BatchManager, batch: StoredBatch, changes: Mapping[str, Any]) -> None:
+        tried.append(batch.status)
+        if len(tried) <= 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        end(self, batch, changes)
+
+    monkeypatch.setattr(BatchManager, "_end", end_late)
+    monkeypatch.setattr(manager, "_STUCK_PAUSE", 0.0)
+    with batching(echo(), tmp_path) as served:
+        done = until_ended(served.client, begin(served.client, [question(1)]))
+        assert done.status == "completed"
+        (answer,) = lines_in(served.client, done.output_file_id)
+        assert answer["custom_id"] == "q1"
+        assert len(tried) == 3
 
 
 def test_a_batch_whose_key_is_gone_fails(echo: MakeEcho, tmp_path: Path) -> None:

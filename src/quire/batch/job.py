@@ -134,8 +134,9 @@ class BatchJob:
     def drain(self, patience: float | None = None) -> None:
         """Begin no more rows; see `BatchRunner.drain`. Any thread may call it, at any time."""
         self._drain = (patience,)
-        if self._runner is not None:
-            self._runner.drain(patience=patience)
+        runner = self._runner  # which the job's own thread may take away meanwhile
+        if runner is not None:
+            runner.drain(patience=patience)
 
     def run(self) -> BatchResult:
         """Run the job to its end, or go on where it was ended.

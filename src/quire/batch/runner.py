@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -188,7 +188,8 @@ class BatchRunner:
         """
         self._asked_to_drain = (patience,)
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._drain, patience)
+            with suppress(RuntimeError):  # the run has ended, and its loop is closed
+                self._loop.call_soon_threadsafe(self._drain, patience)
 
     def _drain(self, patience: float | None) -> None:
         assert self._loop is not None

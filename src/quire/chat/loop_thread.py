@@ -10,6 +10,7 @@ batches the calls of one turn of a loop into one `call_soon_threadsafe`.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import queue
@@ -21,12 +22,40 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from quire.engines.lifetime import Lifetime, memory_is_enough
 from quire.errors import EngineClosedError, EngineError
 
 T = TypeVar("T")
+
+
+class _Gate:
+    """The way into a loop that ends: what has passed is done, and nothing passes once it is shut.
+
+    A loop takes calls until it is closed, also those that it will not come to any more: whoever
+    waited for one would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_shut = False
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function that gives the loop something to do.
+
+        Raises:
+            RuntimeError: the gate is shut, or the loop is closed.
+        """
+        with self._lock:
+            if self._is_shut:
+                raise RuntimeError("The loop takes no more calls.")
+            return function(*args)
+
+    def shut(self) -> None:
+        """Let nothing pass any more."""
+        with self._lock:
+            self._is_shut = True
 
 
 class LoopBridge:
@@ -37,9 +66,14 @@ class LoopBridge:
     """
 
     def __init__(
-        self, source: asyncio.AbstractEventLoop, target: asyncio.AbstractEventLoop
+        self,
+        source: asyncio.AbstractEventLoop,
+        target: asyncio.AbstractEventLoop,
+        post: Callable[..., object] | None = None,
     ) -> None:
+        """`post` takes the place of the target's `call_soon_threadsafe`, and raises as that does."""
         self._source, self.target = source, target
+        self._post = post or target.call_soon_threadsafe
         self._calls: list[_Call] = []
 
     def call(
@@ -56,7 +90,7 @@ class LoopBridge:
     def _send(self) -> None:
         calls, self._calls = self._calls, []
         try:
-            self.target.call_soon_threadsafe(_make_calls, calls)
+            self._post(_make_calls, calls)
         except RuntimeError:  # the target was closed
             for _, _, lost in calls:
                 lost()
@@ -166,8 +200,14 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         # Its own, not asyncio's: waiting for that one's threads takes another thread, and none can be
         # started once the interpreter exits.
-        executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
+        helpers: _Threads = weakref.WeakSet()  # the executor's threads
+        executor = ThreadPoolExecutor(
+            thread_name_prefix="asyncio",
+            initializer=lambda: helpers.add(threading.current_thread()),
+        )
         self._loop.set_default_executor(executor)
+        self._gate = _Gate()
+        self._call_soon = partial(self._gate.call, self._loop.call_soon_threadsafe)
         self._bridges_lock = threading.Lock()
         # By the id of the caller's loop. An entry disappears with the last stream that uses it; until
         # then it keeps the loop alive, so that no other loop can get the same id.
@@ -175,11 +215,14 @@ class LoopThread:
         # A daemon, so that a program that has not closed its model can still end. It refers to the
         # loop alone, so that this object can be forgotten.
         self._thread = threading.Thread(
-            target=_run_until_stopped, args=(self._loop, executor), name=name, daemon=True
+            target=_run_until_stopped,
+            args=(self._loop, executor, self._gate),
+            name=name,
+            daemon=True,
         )
         with memory_is_enough():
             self._thread.start()
-        self._life = Lifetime(self, partial(_stop, self._loop, self._thread))
+        self._life = Lifetime(self, partial(_stop, self._loop, self._thread, helpers))
 
     @property
     def is_at_home(self) -> bool:
@@ -206,6 +249,8 @@ class LoopThread:
         future = self._submit(coroutine)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:  # the loop has ended
+            raise _closed() from None
         except BaseException:
             future.cancel()
             raise
@@ -248,7 +293,7 @@ class LoopThread:
         items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
         job = _Job(_pump(stream, items.put), items.put)
         try:
-            self._loop.call_soon_threadsafe(job.start, self._loop)
+            self._call_soon(job.start, self._loop)
         except RuntimeError:
             items.put(job.lost())
         try:
@@ -298,21 +343,22 @@ class LoopThread:
         with self._bridges_lock:
             bridges = self._bridges.get(id(loop))
             if bridges is None:
-                bridges = _Bridges(LoopBridge(loop, self._loop), LoopBridge(self._loop, loop))
+                to_loop = LoopBridge(loop, self._loop, self._call_soon)
+                bridges = _Bridges(to_loop, LoopBridge(self._loop, loop))
                 self._bridges[id(loop)] = bridges
             return bridges
 
     def stop(self) -> None:
         """Cancel all tasks, then end the loop and its thread. May be called twice.
 
-        From the loop's own thread it does not wait for the end, and in a forked child there is
-        nothing to end.
+        From the loop's own thread, or one in which that has something done, it does not wait for the
+        end, and in a forked child there is nothing to end.
         """
         self._life.end()
 
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Any:
         try:
-            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            return self._gate.call(asyncio.run_coroutine_threadsafe, coroutine, self._loop)
         except RuntimeError:
             coroutine.close()
             raise _closed() from None
@@ -353,13 +399,18 @@ def _closed_if_refused(coroutine: Coroutine[Any, Any, Any]) -> Generator[None]:
 # --- the thread ----------------------------------------------------------------------------------
 
 
-def _run_until_stopped(loop: asyncio.AbstractEventLoop, executor: ThreadPoolExecutor) -> None:
-    loop.run_forever()
+def _run_until_stopped(
+    loop: asyncio.AbstractEventLoop, executor: ThreadPoolExecutor, gate: _Gate
+) -> None:
     try:
-        loop.run_until_complete(_cancel_all(loop))
+        loop.run_forever()  # a task's SystemExit ends it, too
     finally:
-        executor.shutdown()
-        loop.close()
+        gate.shut()
+        try:
+            loop.run_until_complete(_cancel_all(loop))
+        finally:
+            executor.shutdown()
+            loop.close()
 
 
 async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
@@ -370,10 +421,14 @@ async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     await loop.shutdown_asyncgens()
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+_Threads: TypeAlias = "weakref.WeakSet[threading.Thread]"
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, helpers: _Threads) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(loop.stop)
-    if threading.current_thread() is not thread:
+    current = threading.current_thread()
+    if current is not thread and current not in helpers:  # the loop's end waits for those
         thread.join()
 
 

@@ -103,7 +103,7 @@ async def _feed(
         async with aclosing(stream):
             async for item in stream:
                 queue.put_nowait((index, item))
-    except Exception as error:
+    except BaseException as error:  # a cancellation, too: the stream's own may be the only one
         queue.put_nowait(error)
     else:
         queue.put_nowait(None)

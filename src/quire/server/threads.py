@@ -28,6 +28,9 @@ async def in_thread(work: Callable[[], T], name: str) -> T:
         result, failure = None, None
         try:
             result = work()
+        except StopIteration as error:  # which a future cannot hold
+            failure = RuntimeError("The work raised StopIteration.")
+            failure.__cause__ = error
         except BaseException as error:
             failure = error
         with suppress(RuntimeError):  # the loop is closed

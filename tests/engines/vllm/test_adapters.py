@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,14 @@ from safetensors.torch import load_file
 from quire.adapters.book import AdapterBook
 from quire.demo import demo_adapter_path, demo_model_path
 from quire.engines.vllm.adapters import VllmAdapters
-from quire.engines.vllm.launch import import_vllm
-from quire.errors import AdapterError
+from quire.engines.vllm.launch import RunningEngine, import_vllm
+from quire.errors import AdapterError, EngineDeadError
 from tests.chat.reward_folders import make_score_adapter
 from tests.engines.native.random_adapters import load_peft, make_random_adapter
 from tests.engines.native.random_models import make_random_model
 from tests.forks import in_fork
+
+PATIENCE = 60.0  # seconds that a loaded machine may take
 
 
 class Engine:
@@ -29,10 +32,14 @@ class Engine:
         self.refused: set[str] = set()
         self.loaded: list[str] = []
         self.paths: list[Path] = []
+        self.dies = self.errored = False
 
     async def add_lora(self, request: Any) -> bool:
         if request.lora_name in self.refused:
             raise ValueError("made up: it does not fit")
+        if self.dies:
+            self.errored = True
+            await asyncio.Event().wait()  # as vLLM does
         self.loaded.append(request.lora_name)
         self.paths.append(Path(request.lora_path))
         return True
@@ -64,6 +71,19 @@ async def test_one_that_vllm_refuses_does_not_stay_in_the_book(
     assert [adapter.name for adapter in book.adapters] == ["found"]
     assert engine.loaded == ["found"]
     assert await adapters.request(started, "found") is request
+
+
+async def test_an_engine_that_dies_is_not_waited_for(engine: Engine) -> None:
+    dying = Engine()
+    dying.dies = True
+    adapters = VllmAdapters(AdapterBook((), model_folder=demo_model_path()))
+    path = str(demo_adapter_path("pirate"))
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(EngineDeadError):
+            await adapters.add(RunningEngine(dying, ()), "pirate", path)  # type: ignore[arg-type]
+        assert not adapters.book.adapters
+        await adapters.add(RunningEngine(engine, ()), "pirate", path)  # type: ignore[arg-type]
+    assert engine.loaded == ["pirate"]
 
 
 async def test_a_sum_is_one_folder(engine: Engine, tmp_path: Path) -> None:

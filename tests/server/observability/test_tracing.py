@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Sequence
 
 import httpx
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
+from quire.server.observability import tracing
 from quire.server.observability.metrics import RequestMetrics
 from quire.server.observability.observer import RequestObserver
 from quire.server.observability.tracing import Tracer, TracingMiddleware
@@ -50,3 +57,22 @@ async def test_a_span_has_the_clients_parent_and_no_words(tokenizer: Tokenizer) 
     assert not second.status.is_ok
     shown = json.dumps([json.loads(span.to_json()) for span in (first, second)])
     assert "secret" not in shown
+
+
+def test_a_collector_that_does_not_answer_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answers, answered = threading.Event(), threading.Event(), threading.Event()
+
+    class Silent(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            asked.set()
+            if answers.wait(20):
+                answered.set()
+            return SpanExportResult.FAILURE
+
+    monkeypatch.setattr(tracing, "_CLOSING", 0.05)
+    tracer = Tracer(Silent(), lambda: "echo")
+    tracer.record(time.time_ns(), {"kind": "chat"})
+    tracer.close()
+    answers.set()
+    assert asked.wait(60)
+    assert answered.wait(60)  # it was still asking as `close` returned

@@ -170,7 +170,8 @@ class EngineThread:
         except BaseException as error:  # of any kind, or every reader would wait for ever
             logger.exception("The native engine failed for good.")
             ended = EngineDeadError(f"The engine has failed for good: {error!r}.")
-        self._end(ended)
+        finally:
+            self._end(ended)
 
     def _take_commands(self) -> None:
         while self._wake.acquire(blocking=False):  # one look at the queue serves all who woke us
@@ -184,6 +185,7 @@ class EngineThread:
                 self._engine.abort(submission.number)
 
     def _add(self, new: Submission) -> None:
+        self._open[new.number] = new  # first: whatever is raised here, its reader is told
         try:
             if isinstance(new.params, Pooling):
                 self._engine.add_pooling(new.number, new.prompt, new.params, adapter=new.adapter)
@@ -196,9 +198,8 @@ class EngineThread:
                     matchers=new.matchers,
                 )
         except QuireError as error:
+            del self._open[new.number]
             self._send([(new, error)])
-        else:
-            self._open[new.number] = new
 
     def _post(self, outputs: list[tuple[str, Delta]]) -> None:
         mail: _Mail = []

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Coroutine
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -23,10 +24,14 @@ from quire.adapters.weights import WEIGHTS_FILE, Floats, LoraPair
 from quire.engines.lifetime import scratch_folder
 from quire.engines.vllm.errors import as_quire_error
 from quire.engines.vllm.launch import RunningEngine
-from quire.errors import AdapterError
+from quire.errors import AdapterError, EngineDeadError
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
+
+T = TypeVar("T")
+
+_LOOK = 0.25  # seconds between two looks at whether the engine has died
 
 
 class VllmAdapters:
@@ -84,7 +89,7 @@ class VllmAdapters:
         adapter = self.book.remove(name)
         async with self._lock:
             if self._loaded_in is started and self._loaded.pop(adapter.number, None) is not None:
-                await started.engine.remove_lora(adapter.number)
+                await _unless_dead(started, started.engine.remove_lora(adapter.number))
         return adapter
 
     def forget(self) -> None:
@@ -114,7 +119,9 @@ class VllmAdapters:
         folder = await asyncio.to_thread(self._folder_of, adapter)
         request = LoRARequest(adapter.name, adapter.number, str(folder))
         try:
-            loaded = await started.engine.add_lora(request)
+            loaded = await _unless_dead(started, started.engine.add_lora(request))
+        except EngineDeadError:
+            raise
         except Exception as error:
             reason = as_quire_error(error)
             raise AdapterError(f"vLLM cannot load the adapter {adapter.path}: {reason}") from error
@@ -147,6 +154,22 @@ class VllmAdapters:
                     "Make room there, or set TMPDIR to another folder."
                 ) from None
         return folder
+
+
+async def _unless_dead(started: RunningEngine, call: Coroutine[Any, Any, T]) -> T:
+    """What the engine's process answers to a call, for which vLLM waits also where that has died.
+
+    Raises:
+        EngineDeadError: it has.
+    """
+    asking = asyncio.ensure_future(call)
+    try:
+        while not (await asyncio.wait([asking], timeout=_LOOK))[0]:
+            if started.is_dead:
+                raise EngineDeadError("vLLM's engine has died.")
+        return asking.result()
+    finally:
+        asking.cancel()
 
 
 def write_lora_folder(adapter: Adapter, folder: Path) -> None:

@@ -76,6 +76,13 @@ class RunningEngine:
         """The engine's load after its last step."""
         return self.stats.load(idle=not self.engine.output_processor.has_unfinished_requests())
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether vLLM reports an error, or its engine-core process is gone."""
+        if self.engine.errored:
+            return True
+        return bool(self.processes) and not _lives(self.processes[0])
+
 
 def import_vllm() -> str:
     """Import vLLM with its log redirected (see `log`), and return its version.
@@ -462,6 +469,15 @@ def engine_processes(before: Iterable[int] = ()) -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return processes
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill_processes(processes: Iterable[psutil.Process], grace: float) -> None:

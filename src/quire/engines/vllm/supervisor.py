@@ -53,7 +53,7 @@ class Supervisor:
         if unusable is not None:
             raise unusable
         started = self._started
-        if _is_dead(started):
+        if started.is_dead:
             raise self._died()
         return started
 
@@ -61,7 +61,7 @@ class Supervisor:
     def load(self) -> EngineLoad | None:
         """The load of the running engine; None where there is none."""
         started = None if self._unusable is not None else self._started
-        return None if started is None or _is_dead(started) else started.load
+        return None if started is None or started.is_dead else started.load
 
     @property
     def is_watching(self) -> bool:
@@ -84,7 +84,7 @@ class Supervisor:
 
     def _watch(self) -> None:
         while not self._closing.wait(_CHECK_SECONDS):
-            if not _is_dead(self._started):
+            if not self._started.is_dead:
                 continue
             self._cause = self._log.cause()
             # First, so that no request is submitted to the engine while it is being stopped.
@@ -143,19 +143,3 @@ class Supervisor:
             else "Set vllm_max_restarts to have it started again by itself."
         )
         return f"vLLM's engine has died{cause} {tried}{hint()}"
-
-
-def _is_dead(started: RunningEngine) -> bool:
-    """Whether vLLM reports an error, or its engine-core process is gone."""
-    if started.engine.errored:
-        return True
-    return bool(started.processes) and not _runs(started)
-
-
-def _runs(started: RunningEngine) -> bool:
-    import psutil
-
-    try:
-        return started.processes[0].status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

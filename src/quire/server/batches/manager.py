@@ -51,6 +51,7 @@ FindCaller: TypeAlias = Callable[[str], Caller | None]
 TICK = 1.0  # seconds between two looks at times that may be over
 _READY_PAUSE = 0.25
 _WINDOW = 64  # rows that are read ahead, in a thread that holds the interpreter's lock
+_STUCK_PAUSE = 60.0  # seconds until a batch is tried again whose end could not be written
 _CLOSING = 10.0  # seconds that jobs may take to write what they have, at the server's end
 
 _UNRUN = {
@@ -78,8 +79,8 @@ class BatchManager:
         self._owners: dict[str, str] = {}
         self._jobs: dict[str, BatchJob] = {}
         self._asked: set[str] = set()  # those whose jobs ask the engine
-        # Those whose end cannot be written: the next start tries again.
-        self._stuck: set[str] = set()
+        # Those whose end could not be written, and when they are tried again, on the monotonic clock.
+        self._stuck: dict[str, float] = {}
         self._wake = asyncio.Event()
         self._draining = False
         self._loop_task: asyncio.Task[None] | None = None
@@ -156,6 +157,8 @@ class BatchManager:
         for batch in waiting:
             if batch.id in self._asked and _is_late(batch, now):
                 self._stop(batch.id)
+        moment = time.monotonic()
+        self._stuck = {name: until for name, until in self._stuck.items() if until > moment}
         passed = {*self._running, *self._stuck}
         waiting = [batch for batch in waiting if batch.id not in passed]
         while waiting and len(self._running) < self.arguments.max_running_batches:
@@ -199,7 +202,7 @@ class BatchManager:
         try:
             await self._failed(batch, [LineFault("batch_failed", message)])
         except Exception as again:  # such as a full disk
-            self._stuck.add(batch.id)
+            self._stuck[batch.id] = time.monotonic() + _STUCK_PAUSE
             logger.error("The end of batch %s cannot be written: %s", batch.id, again)
 
     async def _failed(self, batch: StoredBatch, faults: list[LineFault]) -> None:
@@ -252,9 +255,8 @@ class BatchManager:
 
     async def _answer(self, batch: StoredBatch, caller: Caller) -> bool:
         """Answer a batch's requests; returns whether there is more to be done for it."""
-        await self._until_ready()
-        if self._draining:
-            return False
+        if not await self._until_ready(batch):
+            return not self._draining
         loop = asyncio.get_running_loop()
         engine = ServiceEngine(self._service, self._settings(batch), caller, loop)
         self._asked.add(batch.id)
@@ -344,14 +346,22 @@ class BatchManager:
         )
         return file_id
 
-    async def _until_ready(self) -> None:
-        """Wait for an engine, which is being loaded or started again."""
+    async def _until_ready(self, batch: StoredBatch) -> bool:
+        """Wait for an engine, which is being loaded or started again.
+
+        Returns:
+            Whether there is one; False where the batch is not to be answered any more.
+        """
         while not self._draining:
             with suppress(NotReady):
                 self._service.admission.check_open()
                 if self._service.is_attached:
-                    return
+                    return True
             await asyncio.sleep(_READY_PAUSE)
+            current = await asyncio.to_thread(self.store.batch, batch.id)
+            if current is None or current.status != batch.status or _is_late(current, time.time()):
+                return False
+        return False
 
     # --- the job of a batch ----------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ not among them. The exporter's own thread sends the spans, and drops those that 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,6 +29,7 @@ _NAMES = {
     "first_token_seconds": "gen_ai.latency.time_to_first_token",
     "error": "error.type",
 }
+_CLOSING = 2.0  # seconds
 _OPERATIONS = {"chat": "chat", "completion": "text_completion", "embedding": "embeddings"}
 
 
@@ -36,7 +38,7 @@ class Tracer:
 
     def __init__(self, exporter: SpanExporter, model: Callable[[], str]) -> None:
         resource = Resource.create({"service.name": "quire", "service.version": __version__})
-        self._provider = TracerProvider(resource=resource)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("quire", __version__)
         self._model = model
@@ -72,8 +74,10 @@ class Tracer:
 
     def close(self) -> None:
         """Send the queued spans, for two seconds at most."""
-        self._provider.force_flush(2000)
-        self._provider.shutdown()
+        # OpenTelemetry itself keeps to no time limit here: a collector may take it half a minute.
+        ending = threading.Thread(target=self._provider.shutdown, name="quire-traces", daemon=True)
+        ending.start()
+        ending.join(_CLOSING)
 
 
 class TracingMiddleware:

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,22 @@ def test_what_a_second_process_does_not_make_is_made_here(monkeypatch: pytest.Mo
     assert made["embed"] == b"embed"
     assert made["project"] == b"project"
     assert len(made[SOME[-1]]) > 100
+
+
+def test_a_second_process_without_memory_to_read_it_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(second_compiler, "int", fail, raising=False)
+    helper = SecondCompiler(["embed"])
+    found: list[bytes | None] = []
+    waiting = threading.Thread(target=lambda: found.append(helper.code("embed")), daemon=True)
+    waiting.start()
+    waiting.join(60)
+    assert found == [None]
+    helper.close()
 
 
 def test_no_second_process_of_another_program(monkeypatch: pytest.MonkeyPatch) -> None:

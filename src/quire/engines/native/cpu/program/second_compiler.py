@@ -49,7 +49,7 @@ class SecondCompiler:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, MemoryError):
             while line := self._process.stdout.readline():
                 name, size = line.decode().split()
                 code = self._process.stdout.read(int(size))
