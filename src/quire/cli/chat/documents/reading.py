@@ -1,0 +1,87 @@
+"""Documents by their content: which program they are of, their text, and why one has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quire.cli.chat.documents.archive import DAMAGED, LOCKED, Archive, local, related
+from quire.cli.chat.documents.open_document import OpenDocumentText
+from quire.cli.chat.documents.word import WordText
+from quire.errors import MediaError
+
+MOST_DOCUMENT = 100_000_000
+"""Bytes of a document with its pictures."""
+
+_ZIP = b"PK\3\4"
+_COMPOUND = b"\xd0\xcf\x11\xe0"
+_SAVE = "save it as .docx, .odt or PDF"
+_COMPOUND_STREAMS = {
+    "EncryptedPackage": LOCKED,
+    "WordDocument": f"it is of Word before 2007; {_SAVE}",
+    "Workbook": "it is a workbook; save its sheets as CSV",
+    "PowerPoint Document": "it is a presentation; save it as PDF",
+}
+_OTHERS = {
+    "presentation": "it is a presentation; save it as PDF",
+    "workbook": "it is a workbook; save its sheets as CSV",
+    "spreadsheet": "it is a workbook; save its sheets as CSV",
+}
+
+
+def is_document(start: bytes) -> bool:
+    """Whether a file that begins so is one of an office program, or an archive."""
+    return start.startswith((_ZIP, _COMPOUND))
+
+
+def document_text(path: Path) -> str:
+    """The text of a Word or OpenDocument text.
+
+    Raises:
+        MediaError: it is none, is damaged or locked, or too large; the error says what to do.
+    """
+    size = path.stat().st_size
+    if size > MOST_DOCUMENT:
+        raise MediaError(f"it has {size:,} bytes; of a document {MOST_DOCUMENT:,} are read")
+    with path.open("rb") as file:
+        if file.read(len(_COMPOUND)) == _COMPOUND:
+            raise MediaError(_why_compound(file.read()))
+    with Archive(path) as archive:
+        return _text(archive)
+
+
+def _why_compound(content: bytes) -> str:
+    """Why a file is refused that is of Microsoft's format before zip archives."""
+    found = (why for name, why in _COMPOUND_STREAMS.items() if name.encode("utf-16-le") in content)
+    return next(found, f"it is of an older program; {_SAVE}")
+
+
+def _text(archive: Archive) -> str:
+    if "content.xml" in archive.names and "mimetype" in archive.names:
+        return _open_document_text(archive)
+    part = related(archive, "", "officeDocument")
+    if part is None or part not in archive.names:
+        raise MediaError(_why_archive(archive))
+    main = archive.xml(part)
+    kind = local(main)
+    if kind != "document":
+        raise MediaError(_OTHERS.get(kind, f"it is of another program; {_SAVE}"))
+    return WordText(archive, part, main).read()
+
+
+def _open_document_text(archive: Archive) -> str:
+    kind = archive.read("mimetype").decode("latin-1").strip().rpartition(".")[2]
+    manifest = "META-INF/manifest.xml"
+    if manifest in archive.names and b"encryption-data" in archive.read(manifest):
+        raise MediaError(LOCKED)
+    if not kind.startswith("text"):
+        raise MediaError(_OTHERS.get(kind, f"it is of another program; {_SAVE}"))
+    return OpenDocumentText(archive).read()
+
+
+def _why_archive(archive: Archive) -> str:
+    names = archive.names
+    if any(name.endswith(".iwa") for name in names) or "Index.zip" in names:
+        return "it is of Pages, Numbers or Keynote; export it as Word or PDF"
+    if "[Content_Types].xml" in names:
+        return DAMAGED
+    return "it is an archive; attach what is in it"
