@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILES = Path(__file__).parent / "files"
-"""Documents that pandoc, python-docx and odfpy wrote, with the text of each beside it."""
+"""Documents that other programs wrote, after which they are called, with the text of each beside it."""
+
+WRITTEN = sorted(path for path in FILES.iterdir() if path.suffix != ".txt")
 
 _W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 _R = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -71,6 +73,41 @@ def word(body: str, *, links: dict[str, str] | None = None, **parts: str) -> byt
             },
         }
     )
+
+
+def _office(kind: str, main: str, root: str, parts: dict[str, tuple[str, str]]) -> bytes:
+    """A file of PowerPoint's or Excel's: its main part, and what that refers to, by ids, of a kind each."""
+    known = [(name, kind, f"{name}.xml", False) for name, (kind, _) in parts.items()]
+    names = _NAMES.replace("xmlns:w=", "xmlns:p=")
+    return packed(
+        {
+            "_rels/.rels": _relations(("d", "officeDocument", f"{kind}/main.xml", False)),
+            f"{kind}/main.xml": f"<{root} {names}>{main}</{root}>",
+            f"{kind}/_rels/main.xml.rels": _relations(*known),
+            **{
+                f"{kind}/{name}.xml": f"<p:part {names}>{content}</p:part>"
+                for name, (_, content) in parts.items()
+            },
+        }
+    )
+
+
+def slides(*contents: str) -> bytes:
+    """A presentation, by the shapes of its slides."""
+    main = "".join(f'<p:sldId id="25{at}" r:id="s{at}"/>' for at in range(len(contents)))
+    parts = {f"s{at}": ("slide", content) for at, content in enumerate(contents)}
+    return _office("ppt", f"<p:sldIdLst>{main}</p:sldIdLst>", "p:presentation", parts)
+
+
+def workbook(*sheets: str, strings: str = "", styles: str = "") -> bytes:
+    """A workbook, by the rows of its sheets."""
+    main = "".join(f'<p:sheet name="S{at}" r:id="s{at}"/>' for at in range(len(sheets)))
+    parts = {
+        f"s{at}": ("worksheet", f"<p:sheetData>{rows}</p:sheetData>")
+        for at, rows in enumerate(sheets)
+    }
+    shared = {"strings": ("sharedStrings", strings), "styles": ("styles", styles)}
+    return _office("xl", f"<p:sheets>{main}</p:sheets>", "p:workbook", parts | shared)
 
 
 def odt(body: str, styles: str = "") -> bytes:
@@ -167,6 +204,21 @@ def _box(text: str) -> str:
         f"<mc:Fallback><w:pict><v:textbox>{within}</v:textbox></w:pict></mc:Fallback>"
         "</mc:AlternateContent></w:r>"
     )
+
+
+def _said(text: str, level: str = "", inside: str = "") -> str:
+    """A paragraph on a slide."""
+    return f"<p:p><p:pPr {level}>{inside}</p:pPr><p:r><p:t>{text}</p:t></p:r></p:p>"
+
+
+def _shape(paragraphs: str, place: str = "") -> str:
+    about = f"<p:nvSpPr><p:nvPr>{place}</p:nvPr></p:nvSpPr>"
+    return f"<p:sp>{about}<p:txBody>{paragraphs}</p:txBody></p:sp>"
+
+
+def _value(name: str, value: str, attributes: str = "") -> str:
+    place = f'r="{name}"' if name else ""
+    return f"<p:c {place} {attributes}><p:v>{value}</p:v></p:c>"
 
 
 _HIDDEN = "<w:r><w:rPr><w:vanish/></w:rPr><w:t>no</w:t></w:r>"
@@ -340,6 +392,37 @@ TEXTS = [
         "| h | h |\n| --- | --- |\n| 1 | 2 |\n\na\n\nboxed\n\nwithin",
     ),
     Case("empty", word(p()), ""),
+    Case(
+        "slides: titles, items, tables, what is on each",
+        slides(
+            _shape(_said("below", 'lvl="1"') + _said("free", "", "<p:buNone/>"), "<p:ph/>")
+            + _shape(_said("Title"), '<p:ph type="title"/>')
+            + _shape(_said("7"), '<p:ph type="sldNum"/>')
+            + "<p:tbl><p:tr><p:tc><p:txBody>" + _said("a") + '</p:txBody></p:tc><p:tc hMerge="1"><p:txBody>'
+            + _said("b") + "</p:txBody></p:tc></p:tr></p:tbl>",
+            "",
+            f"<mc:AlternateContent><mc:Choice>{_shape(_said('once'))}</mc:Choice>"
+            f"<mc:Fallback>{_shape(_said('twice'))}</mc:Fallback></mc:AlternateContent>",
+        ),
+        "# Slide 1: Title\n\n  - below\n\nfree\n\n| a |  |\n| --- | --- |\n\n# Slide 3\n\nonce",
+    ),
+    Case("slides without text", slides("", _shape("")), ""),
+    Case(
+        "sheets: texts, numbers, dates",
+        workbook(
+            "<p:row>" + _value("B1", "0", 't="s"') + _value("D1", "1", 't="b"') + "</p:row><p:row/><p:row>"
+            + _value("C9", "45352", 's="1"') + _value("D9", "0.5", 's="1"') + "</p:row><p:row>"
+            + _value("", "x") + _value("", "0.30000000000000004") + _value("", "1.5E-3")
+            + _value("", "45352.75", 's="2"') + _value("", "1E300") + _value("", "59", 's="1"') + "</p:row>",
+            _value("ZZ1", ""),
+            strings="<p:si><p:r><p:t>on</p:t></p:r><p:r><p:t>e&#10;</p:t></p:r><p:rPh><p:t>no</p:t></p:rPh></p:si>",
+            styles='<p:numFmts><p:numFmt numFmtId="170" formatCode="&quot;d&quot;0.0"/>'
+            '<p:numFmt numFmtId="171" formatCode="[$-409]d\\. mmm"/></p:numFmts>'
+            '<p:cellXfs><p:xf numFmtId="170"/><p:xf numFmtId="14"/><p:xf numFmtId="171"/></p:cellXfs>',
+        ),
+        "# S0\n\n\tone\t\tTRUE\n\t\t2024-03-01\t12:00:00\nx\t0.3\t0.0015\t2024-03-01 18:00:00\t1E300\t1900-02-28"
+        "\n\n# S1",
+    ),
 ]  # fmt: skip
 
 
@@ -385,7 +468,19 @@ REFUSED = [
     Case("long.docx", word(p("word " * 1_000_001)), "it has more than 5,000,000 characters"),
     Case("locked.docx", _compound("EncryptedPackage"), _LOCKED),
     Case("old.doc", _compound("WordDocument"), f"it is of Word before 2007; {_SAVE}"),
-    Case("old.xls", _compound("Workbook"), "it is a workbook; save its sheets as CSV"),
+    Case("old.xls", _compound("Workbook"), "it is of Excel before 2007; save it as .xlsx or CSV"),
+    Case("old.ppt", _compound("PowerPoint Document"), "it is of PowerPoint before 2007; save it as .pptx or PDF"),
+    Case(
+        "binary.xlsb",
+        packed({"_rels/.rels": _relations(("d", "officeDocument", "xl/workbook.bin", False)), "xl/workbook.bin": ""}),
+        "it is a binary workbook; save it as .xlsx or CSV",
+    ),
+    Case("wide.xlsx", workbook(f"<p:row>{_value('XFE1', '1')}</p:row>"), "it is damaged"),
+    Case(
+        "far.xlsx",
+        workbook(f"<p:row>{_value('A1', '1')}{_value('XFD1', '1')}</p:row>" * 400),
+        "it has more than 5,000,000 characters",
+    ),
     Case("mail.msg", _compound("__substg1.0"), f"it is of an older program; {_SAVE}"),
     Case(
         "locked.odt",
@@ -401,7 +496,7 @@ REFUSED = [
     Case(
         "sheets.ods",
         packed({"mimetype": "application/vnd.oasis.opendocument.spreadsheet", "content.xml": "<a/>"}),
-        "it is a workbook; save its sheets as CSV",
+        "it is a workbook of OpenDocument; save it as .xlsx or CSV",
     ),
     Case("essay.pages", packed({"Index/Document.iwa": b"\0"}), "it is of Pages, Numbers or Keynote; export it as Word or PDF"),
     Case("all.zip", packed({"a.txt": "text"}), "it is an archive; attach what is in it"),

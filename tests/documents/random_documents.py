@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.documents.archives import odt, word
+from tests.documents.archives import odt, slides, word, workbook
 
 _IN_WORD = (
     "p p p r r r t t t tab br sdt sdtContent ins del hyperlink fldSimple instrText fldChar drawing "
@@ -19,15 +19,20 @@ _IN_ODT = (
     "table-header-rows tracked-changes annotation hidden-text list-style list-level-style-number "
     "list-level-style-bullet style text-properties outline-style outline-level-style"
 )
+_ON_SLIDES = (
+    "sp sp txBody txBody p p r t br fld tbl tr tc graphicFrame AlternateContent Choice nvSpPr nvPr ph pPr "
+    "buChar buNone rPr hlinkClick"
+)
+_IN_SHEETS = "row row c c c v v is t r si rPh sheetData numFmts numFmt cellXfs xf"
 _KEYS = (
     "val id styleId numId abstractNumId ilvl fldCharType instr char dropCap name level style-name "
     "outline-level c href start-value num-format num-prefix num-suffix display-levels display "
-    "continue-numbering number-columns-repeated is-list-header"
+    "continue-numbering number-columns-repeated is-list-header type lvl hMerge r t s numFmtId formatCode"
 )
 _VALUES = (
     "0", "1", "2", "3", "9", "-4", "999999999", "x", "", "begin", "separate", "end", "restart", "drop",
     "none", "true", "false", "heading 2", "bullet", "lowerRoman", "upperLetter", "decimalZero",
-    "%1.%2)", "a", "A", "03B1", 'HYPERLINK &quot;https://example.org/&quot;', "#top", "https://example.org/",
+    "%1.%2)", "title", "body", "sldNum", "inlineStr", "b", "B7", "AA", "14", "yyyy", "0.5", "a", "A", "03B1", 'HYPERLINK &quot;https://example.org/&quot;', "#top", "https://example.org/",
 )  # fmt: skip
 _TEXTS = (
     "",
@@ -45,8 +50,14 @@ _TEXTS = (
 
 
 def random_document(random: Random) -> bytes:
-    """A Word document, or an OpenDocument text."""
-    if random.random() < 0.4:
+    """A document of any kind that is read."""
+    kind = random.random()
+    if kind < 0.15:
+        return slides(*(_tree(random, "p", _ON_SLIDES, 6) for _ in range(2)))
+    if kind < 0.3:
+        parts = {name: _tree(random, "p", _IN_SHEETS, 3) for name in ("strings", "styles")}
+        return workbook(*(_tree(random, "p", _IN_SHEETS, 4) for _ in range(2)), **parts)
+    if kind < 0.5:
         return odt(_tree(random, "text", _IN_ODT, 6), _tree(random, "text", _IN_ODT, 3))
     parts = {name: _tree(random, "w", _IN_WORD, 3) for name in ("styles", "numbering", "footnotes")}
     return word(_tree(random, "w", _IN_WORD, 7), links={"1": "https://example.org/1"}, **parts)

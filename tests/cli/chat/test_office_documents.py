@@ -1,4 +1,4 @@
-"""Word and OpenDocument files: their text, what is refused, and that nothing else comes of any file."""
+"""Documents of office programs: their text, what is refused, and that nothing else comes of any file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from quire.cli.chat.documents.reading import document_text
 from quire.cli.chat.text_files import TextFile, read_text_file
 from quire.errors import MediaError
 from tests.cli.chat.test_attachments import asked
-from tests.documents.archives import FILES, REFUSED, TEXTS, Case, p, word
+from tests.documents.archives import FILES, REFUSED, TEXTS, WRITTEN, Case, p, word
 from tests.documents.random_documents import random_document
 from tests.properties import EVERY_CHECK
-
-WRITTEN = sorted(path for path in FILES.iterdir() if path.suffix in (".docx", ".odt"))
 
 
 @pytest.mark.parametrize("case", TEXTS, ids=lambda case: case.name)

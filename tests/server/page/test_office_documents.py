@@ -1,4 +1,4 @@
-"""Word and OpenDocument files on the page: the text that the terminal reads of them, and what is refused."""
+"""Documents of office programs on the page: the text that the terminal reads of them, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.async_api import Page, expect
 
 from quire.cli.chat.documents.reading import document_text
 from quire.errors import MediaError
-from tests.documents.archives import FILES, REFUSED, TEXTS, p, word
+from tests.documents.archives import REFUSED, TEXTS, WRITTEN, p, word
 from tests.documents.random_documents import random_document
 from tests.server.page.actions import ask
 from tests.server.page.scripted_api import ScriptedApi
@@ -39,9 +39,8 @@ async def read(page: Page, name: str, content: bytes) -> str:
 async def test_the_page_reads_what_the_terminal_reads(page: Page) -> None:
     for case in TEXTS:
         assert await read(page, "any name", case.content) == case.text, case.name
-    for path in FILES.iterdir():
-        if path.suffix in (".docx", ".odt"):
-            assert await read(page, path.name, path.read_bytes()) == document_text(path), path.name
+    for path in WRITTEN:
+        assert await read(page, path.name, path.read_bytes()) == document_text(path), path.name
 
 
 async def test_what_cannot_be_read_says_why(page: Page, complaints: list[str]) -> None:

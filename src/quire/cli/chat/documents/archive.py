@@ -157,6 +157,17 @@ def attribute(element: Element | None, name: str) -> str | None:
     )
 
 
+def reference(element: Element | None) -> str | None:
+    """The id by which an element names what its part refers to: beside one of its own, of a namespace."""
+    items = () if element is None else element.items()
+    return next((value for key, value in items if key.endswith("}id")), None)
+
+
+def branch(alternatives: Element) -> Element:
+    """The first of several forms of the same content: the others are for older programs."""
+    return next(iter(alternatives), alternatives)
+
+
 def number(text: str | None, default: int = 0) -> int:
     """A whole number of at most nine digits, or the default."""
     return int(text) if text is not None and _NUMBER.fullmatch(text) else default

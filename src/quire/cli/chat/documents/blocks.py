@@ -43,7 +43,7 @@ class Blocks:
             return
         self._length += len(text)
         if self._length > MOST_TEXT:
-            raise _too_long()
+            raise too_long()
         self._blocks.append((text, is_item))
 
     def heading(self, level: int, text: str) -> None:
@@ -61,7 +61,7 @@ class Blocks:
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """Add a table; one of a single column is a frame around its text."""
         if sum(len(cell) for row in rows for cell in row) > MOST_TEXT:
-            raise _too_long()
+            raise too_long()
         rows = [row for row in rows if any(cell.strip() for cell in row)]
         width = max(map(len, rows), default=0)
         if width < 2 or self._is_cell:
@@ -83,7 +83,8 @@ class Blocks:
         return "".join(pieces)
 
 
-def _too_long() -> MediaError:
+def too_long() -> MediaError:
+    """The error of a document that has more text than is read."""
     return MediaError(f"it has more than {MOST_TEXT:,} characters")
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from quire.cli.chat.documents.archive import DAMAGED, LOCKED, Archive, local, related
 from quire.cli.chat.documents.open_document import OpenDocumentText
+from quire.cli.chat.documents.sheets import sheets_text
+from quire.cli.chat.documents.slides import slides_text
 from quire.cli.chat.documents.word import WordText
 from quire.errors import MediaError
 
@@ -18,13 +20,12 @@ _SAVE = "save it as .docx, .odt or PDF"
 _COMPOUND_STREAMS = {
     "EncryptedPackage": LOCKED,
     "WordDocument": f"it is of Word before 2007; {_SAVE}",
-    "Workbook": "it is a workbook; save its sheets as CSV",
-    "PowerPoint Document": "it is a presentation; save it as PDF",
+    "Workbook": "it is of Excel before 2007; save it as .xlsx or CSV",
+    "PowerPoint Document": "it is of PowerPoint before 2007; save it as .pptx or PDF",
 }
-_OTHERS = {
-    "presentation": "it is a presentation; save it as PDF",
-    "workbook": "it is a workbook; save its sheets as CSV",
-    "spreadsheet": "it is a workbook; save its sheets as CSV",
+_OPEN_DOCUMENTS = {
+    "presentation": "it is a presentation of OpenDocument; save it as .pptx or PDF",
+    "spreadsheet": "it is a workbook of OpenDocument; save it as .xlsx or CSV",
 }
 
 
@@ -34,7 +35,7 @@ def is_document(start: bytes) -> bool:
 
 
 def document_text(path: Path) -> str:
-    """The text of a Word or OpenDocument text.
+    """The text of a Word or OpenDocument text, of a presentation or a workbook.
 
     Raises:
         MediaError: it is none, is damaged or locked, or too large; the error says what to do.
@@ -61,11 +62,17 @@ def _text(archive: Archive) -> str:
     part = related(archive, "", "officeDocument")
     if part is None or part not in archive.names:
         raise MediaError(_why_archive(archive))
+    if part.endswith(".bin"):
+        raise MediaError("it is a binary workbook; save it as .xlsx or CSV")
     main = archive.xml(part)
     kind = local(main)
-    if kind != "document":
-        raise MediaError(_OTHERS.get(kind, f"it is of another program; {_SAVE}"))
-    return WordText(archive, part, main).read()
+    if kind == "document":
+        return WordText(archive, part, main).read()
+    if kind == "presentation":
+        return slides_text(archive, part, main)
+    if kind == "workbook":
+        return sheets_text(archive, part, main)
+    raise MediaError(f"it is of another program; {_SAVE}")
 
 
 def _open_document_text(archive: Archive) -> str:
@@ -74,7 +81,7 @@ def _open_document_text(archive: Archive) -> str:
     if manifest in archive.names and b"encryption-data" in archive.read(manifest):
         raise MediaError(LOCKED)
     if not kind.startswith("text"):
-        raise MediaError(_OTHERS.get(kind, f"it is of another program; {_SAVE}"))
+        raise MediaError(_OPEN_DOCUMENTS.get(kind, f"it is of another program; {_SAVE}"))
     return OpenDocumentText(archive).read()
 
 

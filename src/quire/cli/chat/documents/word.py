@@ -11,6 +11,7 @@ from quire.cli.chat.documents.archive import (
     DEEPEST,
     Archive,
     attribute,
+    branch,
     check_depth,
     child,
     local,
@@ -156,7 +157,7 @@ class WordText:
             elif name in _DRAWN:
                 self._find_boxes(one, depth + 1)
             elif name == "AlternateContent":
-                self._read_inline(_branch(one), line, depth + 1)
+                self._read_inline(branch(one), line, depth + 1)
             elif name in _MATHS:
                 self._read_maths(one, _MATHS[name], line, depth + 1)
             elif name not in _WITHOUT_TEXT:
@@ -212,7 +213,7 @@ class WordText:
                 self._boxes.append(one)
             else:
                 self._find_boxes(
-                    _branch(one) if local(one) == "AlternateContent" else one, depth + 1
+                    branch(one) if local(one) == "AlternateContent" else one, depth + 1
                 )
 
     def _read_maths(self, element: Element, form: str, line: list[str], depth: int) -> None:
@@ -265,7 +266,7 @@ def _flat(parent: Element, depth: int) -> Iterator[Element]:
     for one in parent:
         name = local(one)
         if name == "AlternateContent":
-            yield from _flat(_branch(one), depth + 1)
+            yield from _flat(branch(one), depth + 1)
         elif name in _AROUND:
             yield from _flat(one, depth + 1)
         else:
@@ -277,11 +278,6 @@ def _goes_on(paragraph: Element) -> bool:
     properties = child(paragraph, "pPr")
     initial = attribute(child(properties, "framePr"), "dropCap")
     return child(properties, "rPr", "del") is not None or initial in ("drop", "margin")
-
-
-def _branch(alternatives: Element) -> Element:
-    """The first of several forms of the same content: the others are for older programs."""
-    return next(iter(alternatives), alternatives)
 
 
 def _notes(root: Element | None) -> dict[str, Element]:

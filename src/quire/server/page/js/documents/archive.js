@@ -199,6 +199,19 @@ export function attribute(element, name) {
   return null;
 }
 
+/** The id by which an element names what its part refers to: beside one of its own, of a namespace. */
+export function reference(element) {
+  for (const one of element?.attributes ?? []) {
+    if (one.localName === "id" && one.namespaceURI) return one.value;
+  }
+  return null;
+}
+
+/** The first of several forms of the same content: the others are for older programs. */
+export function branch(alternatives) {
+  return alternatives.firstElementChild ?? alternatives;
+}
+
 /** A whole number of at most nine digits, or the default. */
 export function number(text, otherwise = 0) {
   return text !== null && /^[+-]?[0-9]{1,9}$/.test(text) ? Number(text) : otherwise;

@@ -67,7 +67,8 @@ export class Blocks {
   }
 }
 
-function tooLong() {
+/** The error of a document that has more text than is read. */
+export function tooLong() {
   return new Error(`it has more than ${MOST_TEXT.toLocaleString("en")} characters`);
 }
 

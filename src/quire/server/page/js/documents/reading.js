@@ -2,23 +2,27 @@
 // reader (quire/cli/chat/documents) gives the same text of the same file.
 import { DAMAGED, LOCKED, openArchive, related } from "./archive.js";
 import { openDocumentText } from "./open_document.js";
+import { sheetsText } from "./sheets.js";
+import { slidesText } from "./slides.js";
 import { wordText } from "./word.js";
 
 const COMPOUND = [0xd0, 0xcf, 0x11, 0xe0];
 const SAVE = "save it as .docx, .odt or PDF";
 const ANOTHER = `it is of another program; ${SAVE}`;
-const WORKBOOK = "it is a workbook; save its sheets as CSV";
-const SLIDES = "it is a presentation; save it as PDF";
 const COMPOUND_STREAMS = [
   ["EncryptedPackage", LOCKED],
   ["WordDocument", `it is of Word before 2007; ${SAVE}`],
-  ["Workbook", WORKBOOK],
-  ["PowerPoint Document", SLIDES],
+  ["Workbook", "it is of Excel before 2007; save it as .xlsx or CSV"],
+  ["PowerPoint Document", "it is of PowerPoint before 2007; save it as .pptx or PDF"],
 ];
-const OTHERS = { __proto__: null, presentation: SLIDES, workbook: WORKBOOK, spreadsheet: WORKBOOK };
+const OPEN_DOCUMENTS = {
+  __proto__: null,
+  presentation: "it is a presentation of OpenDocument; save it as .pptx or PDF",
+  spreadsheet: "it is a workbook of OpenDocument; save it as .xlsx or CSV",
+};
 
-/** The text of a Word or OpenDocument text. Throws an Error that says what is wrong with the file `name`,
- * and what to do. */
+/** The text of a Word or OpenDocument text, of a presentation or a workbook. Throws an Error that says what
+ * is wrong with the file `name`, and what to do. */
 export async function documentText(file, name) {
   try {
     const start = new Uint8Array(await file.slice(0, COMPOUND.length).arrayBuffer());
@@ -40,14 +44,22 @@ function whyCompound(bytes) {
   return found?.[1] ?? `it is of an older program; ${SAVE}`;
 }
 
+const READERS = {
+  __proto__: null,
+  document: wordText,
+  presentation: slidesText,
+  workbook: sheetsText,
+};
+
 async function textOf(archive) {
   if (archive.has("content.xml") && archive.has("mimetype")) return textOfOpenDocument(archive);
   const part = await related(archive, "", "officeDocument");
   if (part === null || !archive.has(part)) throw new Error(whyArchive(archive));
+  if (part.endsWith(".bin")) throw new Error("it is a binary workbook; save it as .xlsx or CSV");
   const root = await archive.xml(part);
-  const kind = root.localName;
-  if (kind !== "document") throw new Error(OTHERS[kind] ?? ANOTHER);
-  return wordText(archive, part, root);
+  const read = READERS[root.localName];
+  if (!read) throw new Error(ANOTHER);
+  return read(archive, part, root);
 }
 
 async function textOfOpenDocument(archive) {
@@ -57,7 +69,7 @@ async function textOfOpenDocument(archive) {
     const manifest = await archive.read("META-INF/manifest.xml");
     if (new TextDecoder("latin1").decode(manifest).includes("encryption-data")) throw new Error(LOCKED);
   }
-  if (!kind.startsWith("text")) throw new Error(OTHERS[kind] ?? ANOTHER);
+  if (!kind.startsWith("text")) throw new Error(OPEN_DOCUMENTS[kind] ?? ANOTHER);
   return openDocumentText(archive);
 }
 

@@ -1,5 +1,5 @@
 // The text of a Word document (Office Open XML), as it is read once all changes are accepted.
-import { attribute, checkDepth, child, childrenOf, number, relations } from "./archive.js";
+import { attribute, branch, checkDepth, child, childrenOf, number, relations } from "./archive.js";
 import { Blocks, cleaned, link, MOST_COLUMNS, note } from "./blocks.js";
 import { headingLevel, isOn, WordLists, WordStyles } from "./word_styles.js";
 
@@ -246,11 +246,6 @@ function goesOn(paragraph) {
   const properties = child(paragraph, "pPr");
   const initial = attribute(child(properties, "framePr"), "dropCap");
   return child(properties, "rPr", "del") !== null || ["drop", "margin"].includes(initial);
-}
-
-/** The first of several forms of the same content: the others are for older programs. */
-function branch(alternatives) {
-  return alternatives.firstElementChild ?? alternatives;
 }
 
 function notesOf(root) {
