@@ -1,1 +1,1 @@
-"""Word and OpenDocument files as text; the page's `js/documents` gives the same text of the same file."""
+"""Documents of office programs as text; the page's `js/documents` gives the same text of the same file."""
