@@ -1,4 +1,4 @@
-"""Small documents of office programs, written by hand: zip archives, what their texts are, and why some have none."""
+"""Small documents of office programs, written by hand, with their texts, or why they have none."""
 
 from __future__ import annotations
 
@@ -60,7 +60,6 @@ def word(body: str, *, links: dict[str, str] | None = None, **parts: str) -> byt
     """A Word document; `parts` are the contents of `styles`, `numbering`, `footnotes` and `endnotes`."""
     known = [(kind, kind, f"{kind}.xml", False) for kind in parts]
     known += [(name, "hyperlink", address, True) for name, address in (links or {}).items()]
-    roots = {"styles": "styles", "numbering": "numbering"}
     return packed(
         {
             "[Content_Types].xml": _TYPES,
@@ -68,7 +67,7 @@ def word(body: str, *, links: dict[str, str] | None = None, **parts: str) -> byt
             "word/document.xml": f"<w:document {_NAMES}><w:body>{body}</w:body></w:document>",
             "word/_rels/document.xml.rels": _relations(*known),
             **{
-                f"word/{kind}.xml": f"<w:{roots.get(kind, kind)} {_NAMES}>{content}</w:{roots.get(kind, kind)}>"
+                f"word/{kind}.xml": f"<w:{kind} {_NAMES}>{content}</w:{kind}>"
                 for kind, content in parts.items()
             },
         }
@@ -231,7 +230,8 @@ _BULLETS = '<text:list-style style:name="B"><text:list-level-style-bullet text:l
 _NUMBERS = (
     '<text:list-style style:name="N">'
     '<text:list-level-style-number text:level="1" style:num-format="1" style:num-suffix="."/>'
-    '<text:list-level-style-number text:level="2" style:num-format="a" style:num-prefix="(" style:num-suffix=")"/>'
+    '<text:list-level-style-number text:level="2" style:num-format="a" style:num-prefix="(" '
+    'style:num-suffix=")"/>'
     "</text:list-style>"
     '<style:style style:name="H"><style:text-properties text:display="none"/></style:style>'
 )
@@ -261,7 +261,9 @@ TEXTS = [
     Case(
         "headings by any style",
         word(
-            "".join(_styled(one, one) for one in ("berschrift1", "Mine", "Outlined", "Body", "Circle")),
+            "".join(
+                _styled(one, one) for one in ("berschrift1", "Mine", "Outlined", "Body", "Circle")
+            ),
             styles=_STYLES,
         ),
         "# berschrift1\n\n# Mine\n\n### Outlined\n\nBody\n\nCircle",
@@ -269,9 +271,17 @@ TEXTS = [
     Case(
         "numbers as they are shown",
         word(
-            _item("one", 0) + _item("below", 1) + _item("further", 1) + _item("a", 2)
-            + _item("two", 0) + _item("anew", 1) + p("between") + _item("three", 0)
-            + _item("seven", 0, 3) + _item("dot", 0, 2) + _item("none", 0, 0),
+            _item("one", 0)
+            + _item("below", 1)
+            + _item("further", 1)
+            + _item("a", 2)
+            + _item("two", 0)
+            + _item("anew", 1)
+            + p("between")
+            + _item("three", 0)
+            + _item("seven", 0, 3)
+            + _item("dot", 0, 2)
+            + _item("none", 0, 0),
             numbering=_LEGAL,
         ),
         "I. one\n  I.3 below\n  I.4 further\n    (a) a\nII. two\n  II.3 anew\n\nbetween\n\n"
@@ -283,7 +293,10 @@ TEXTS = [
             "<w:tbl>"
             + _row(_cell(p("a|b"), '<w:gridSpan w:val="2"/>'), _cell(p("c") + p("d")))
             + _row(_cell(p("1"), "<w:vMerge w:val='restart'/>"), _cell(p("2")), _cell(p("3")))
-            + _row(_cell(p("-"), "<w:vMerge/>"), f"<w:sdt><w:sdtContent>{_cell(p('5'))}</w:sdtContent></w:sdt>")
+            + _row(
+                _cell(p("-"), "<w:vMerge/>"),
+                f"<w:sdt><w:sdtContent>{_cell(p('5'))}</w:sdtContent></w:sdt>",
+            )
             + _row(_cell(p("gone")), properties="<w:del w:id='1'/>")
             + "</w:tbl>"
         ),
@@ -293,7 +306,10 @@ TEXTS = [
         "tables within tables, and frames",
         word(
             "<w:tbl>"
-            + _row(_cell(p("x") + f"<w:tbl>{_row(_cell(p('1')), _cell(p('2')))}</w:tbl>"), _cell(p("y")))
+            + _row(
+                _cell(p("x") + f"<w:tbl>{_row(_cell(p('1')), _cell(p('2')))}</w:tbl>"),
+                _cell(p("y")),
+            )
             + f"</w:tbl><w:tbl>{_row(_cell(p('framed') + p('twice')))}</w:tbl>"
         ),
         "| x<br>1 / 2 | y |\n| --- | --- |\n\nframed\n\ntwice",
@@ -318,18 +334,31 @@ TEXTS = [
     Case(
         "changes are accepted",
         word(
-            p("kept ", "<w:ins><w:r><w:t>new</w:t></w:r></w:ins>", "<w:del><w:r><w:delText>old</w:delText></w:r></w:del>")
-            + p("<w:moveFrom><w:r><w:t>from</w:t></w:r></w:moveFrom>", "<w:moveTo><w:r><w:t>to</w:t></w:r></w:moveTo>")
+            p(
+                "kept ",
+                "<w:ins><w:r><w:t>new</w:t></w:r></w:ins>",
+                "<w:del><w:r><w:delText>old</w:delText></w:r></w:del>",
+            )
+            + p(
+                "<w:moveFrom><w:r><w:t>from</w:t></w:r></w:moveFrom>",
+                "<w:moveTo><w:r><w:t>to</w:t></w:r></w:moveTo>",
+            )
             + p("one ", properties=_DELETED_END)
             + p("line")
         ),
         "kept new\n\nto\n\none line",
     ),
-    Case("a text box once", word(p("before", _box("boxed")) + p("after")), "before\n\nboxed\n\nafter"),
+    Case(
+        "a text box once", word(p("before", _box("boxed")) + p("after")), "before\n\nboxed\n\nafter"
+    ),
     Case(
         "notes",
         word(
-            p("a", '<w:r><w:footnoteReference w:id="5"/></w:r>', '<w:r><w:endnoteReference w:id="2"/></w:r>'),
+            p(
+                "a",
+                '<w:r><w:footnoteReference w:id="5"/></w:r>',
+                '<w:r><w:endnoteReference w:id="2"/></w:r>',
+            ),
             footnotes=_NOTE.format(5, "foot") + _NOTE.format(6, "unused"),
             endnotes=_NOTE.format(2, "end").replace("footnote", "endnote"),
         ),
@@ -346,14 +375,25 @@ TEXTS = [
     ),
     Case(
         "a formula",
-        word(p("<m:oMath><m:f><m:num><m:r><m:t>a</m:t></m:r></m:num><m:den><m:r><m:t>b</m:t></m:r></m:den></m:f></m:oMath>")),
+        word(
+            p(
+                "<m:oMath><m:f><m:num><m:r><m:t>a</m:t></m:r></m:num>"
+                "<m:den><m:r><m:t>b</m:t></m:r></m:den></m:f></m:oMath>"
+            )
+        ),
         "(a)/(b)",
     ),
     Case("signs of fonts", word(p('<w:r><w:sym w:char="03B1"/><w:sym w:char="F0B7"/></w:r>')), "α"),
     Case("an initial", word(p("D", properties='<w:framePr w:dropCap="drop"/>') + p("rop")), "Drop"),
     Case(
         "UTF-16",
-        with_part(_MAIN, "<w:document xmlns:w='w'><w:body><w:p><w:r><w:t>é</w:t></w:r></w:p></w:body></w:document>".encode("utf-16"), word("")),
+        with_part(
+            _MAIN,
+            "<w:document xmlns:w='w'><w:body><w:p><w:r><w:t>é</w:t></w:r></w:p></w:body></w:document>".encode(
+                "utf-16"
+            ),
+            word(""),
+        ),
         "é",
     ),
     Case(
@@ -362,14 +402,20 @@ TEXTS = [
             '<text:h text:outline-level="2">A\n  heading</text:h>'
             '<text:p> a<text:s text:c="2"/>b<text:tab/>c<text:line-break/>d '
             '<text:a xlink:href="https://example.org/">link</text:a><text:a xlink:href="#x">in</text:a>'
-            '<text:note><text:note-citation>1</text:note-citation><text:note-body><text:p>foot</text:p></text:note-body></text:note></text:p>'
+            "<text:note><text:note-citation>1</text:note-citation>"
+            "<text:note-body><text:p>foot</text:p></text:note-body></text:note></text:p>"
         ),
         "## A heading\n\na  b\tc\nd [link](https://example.org/)in[^1]\n\n[^1]: foot",
     ),
     Case(
         "odt: lists",
         odt(
-            _items("N", "one", "two", more=f"<text:list-item>{_items('N', 'in', 'it')}</text:list-item>")
+            _items(
+                "N",
+                "one",
+                "two",
+                more=f"<text:list-item>{_items('N', 'in', 'it')}</text:list-item>",
+            )
             + _items("B", "dot")
             + _items("N", "three", attributes='text:continue-numbering="true"')
             + _items("N", "anew"),
@@ -385,7 +431,7 @@ TEXTS = [
             'table:number-columns-repeated="2"><text:p>h</text:p></table:table-cell></table:table-row>'
             "</table:table-header-rows><table:table-row><table:table-cell><text:p>1</text:p></table:table-cell>"
             "<table:table-cell><text:p>2</text:p></table:table-cell></table:table-row></table:table>"
-            '<text:p>a<draw:frame><draw:text-box><text:p>boxed</text:p></draw:text-box></draw:frame></text:p>'
+            "<text:p>a<draw:frame><draw:text-box><text:p>boxed</text:p></draw:text-box></draw:frame></text:p>"
             '<text:p text:style-name="H">hidden</text:p><text:section><text:p>within</text:p></text:section>',
             _NUMBERS,
         ),
@@ -398,8 +444,11 @@ TEXTS = [
             _shape(_said("below", 'lvl="1"') + _said("free", "", "<p:buNone/>"), "<p:ph/>")
             + _shape(_said("Title"), '<p:ph type="title"/>')
             + _shape(_said("7"), '<p:ph type="sldNum"/>')
-            + "<p:tbl><p:tr><p:tc><p:txBody>" + _said("a") + '</p:txBody></p:tc><p:tc hMerge="1"><p:txBody>'
-            + _said("b") + "</p:txBody></p:tc></p:tr></p:tbl>",
+            + "<p:tbl><p:tr><p:tc><p:txBody>"
+            + _said("a")
+            + '</p:txBody></p:tc><p:tc hMerge="1"><p:txBody>'
+            + _said("b")
+            + "</p:txBody></p:tc></p:tr></p:tbl>",
             "",
             f"<mc:AlternateContent><mc:Choice>{_shape(_said('once'))}</mc:Choice>"
             f"<mc:Fallback>{_shape(_said('twice'))}</mc:Fallback></mc:AlternateContent>",
@@ -410,20 +459,32 @@ TEXTS = [
     Case(
         "sheets: texts, numbers, dates",
         workbook(
-            "<p:row>" + _value("B1", "0", 't="s"') + _value("D1", "1", 't="b"') + "</p:row><p:row/><p:row>"
-            + _value("C9", "45352", 's="1"') + _value("D9", "0.5", 's="1"') + "</p:row><p:row>"
-            + _value("", "x") + _value("", "0.30000000000000004") + _value("", "1.5E-3")
-            + _value("", "45352.75", 's="2"') + _value("", "1E300") + _value("", "59", 's="1"') + "</p:row>",
+            "<p:row>"
+            + _value("B1", "0", 't="s"')
+            + _value("D1", "1", 't="b"')
+            + "</p:row><p:row/><p:row>"
+            + _value("C9", "45352", 's="1"')
+            + _value("D9", "0.5", 's="1"')
+            + "</p:row><p:row>"
+            + _value("", "x")
+            + _value("", "0.30000000000000004")
+            + _value("", "1.5E-3")
+            + _value("", "45352.75", 's="2"')
+            + _value("", "1E300")
+            + _value("", "59", 's="1"')
+            + "</p:row>",
             _value("ZZ1", ""),
-            strings="<p:si><p:r><p:t>on</p:t></p:r><p:r><p:t>e&#10;</p:t></p:r><p:rPh><p:t>no</p:t></p:rPh></p:si>",
+            strings="<p:si><p:r><p:t>on</p:t></p:r><p:r><p:t>e&#10;</p:t></p:r>"
+            "<p:rPh><p:t>no</p:t></p:rPh></p:si>",
             styles='<p:numFmts><p:numFmt numFmtId="170" formatCode="&quot;d&quot;0.0"/>'
             '<p:numFmt numFmtId="171" formatCode="[$-409]d\\. mmm"/></p:numFmts>'
             '<p:cellXfs><p:xf numFmtId="170"/><p:xf numFmtId="14"/><p:xf numFmtId="171"/></p:cellXfs>',
         ),
-        "# S0\n\n\tone\t\tTRUE\n\t\t2024-03-01\t12:00:00\nx\t0.3\t0.0015\t2024-03-01 18:00:00\t1E300\t1900-02-28"
+        "# S0\n\n\tone\t\tTRUE\n\t\t2024-03-01\t12:00:00\n"
+        "x\t0.3\t0.0015\t2024-03-01 18:00:00\t1E300\t1900-02-28"
         "\n\n# S1",
     ),
-]  # fmt: skip
+]
 
 
 def _lying(document: bytes) -> bytes:
@@ -461,18 +522,35 @@ REFUSED = [
     Case("broken.docx", with_part(_MAIN, "<w:document", _PLAIN), _DAMAGED),
     Case("laughs.docx", with_part(_MAIN, _LAUGHS, _PLAIN), _DAMAGED),
     Case("letters.docx", with_part(_MAIN, b"<a>\xff</a>", _PLAIN), _DAMAGED),
-    Case("bomb.docx", with_part(_MAIN, b" " * 30_000_001, _PLAIN), "its text unpacks to more than 30,000,000 bytes"),
+    Case(
+        "bomb.docx",
+        with_part(_MAIN, b" " * 30_000_001, _PLAIN),
+        "its text unpacks to more than 30,000,000 bytes",
+    ),
     Case("lying.docx", _lying(_PLAIN), "its text unpacks to more than 30,000,000 bytes"),
-    Case("parts.docx", packed({f"{number}": "" for number in range(10_001)}), "it has more than 10,000 parts"),
+    Case(
+        "parts.docx",
+        packed({f"{number}": "" for number in range(10_001)}),
+        "it has more than 10,000 parts",
+    ),
     Case("deep.docx", word("<w:sdt>" * 300 + "</w:sdt>" * 300), "its parts are nested too deeply"),
     Case("long.docx", word(p("word " * 1_000_001)), "it has more than 5,000,000 characters"),
     Case("locked.docx", _compound("EncryptedPackage"), _LOCKED),
     Case("old.doc", _compound("WordDocument"), f"it is of Word before 2007; {_SAVE}"),
     Case("old.xls", _compound("Workbook"), "it is of Excel before 2007; save it as .xlsx or CSV"),
-    Case("old.ppt", _compound("PowerPoint Document"), "it is of PowerPoint before 2007; save it as .pptx or PDF"),
+    Case(
+        "old.ppt",
+        _compound("PowerPoint Document"),
+        "it is of PowerPoint before 2007; save it as .pptx or PDF",
+    ),
     Case(
         "binary.xlsb",
-        packed({"_rels/.rels": _relations(("d", "officeDocument", "xl/workbook.bin", False)), "xl/workbook.bin": ""}),
+        packed(
+            {
+                "_rels/.rels": _relations(("d", "officeDocument", "xl/workbook.bin", False)),
+                "xl/workbook.bin": "",
+            }
+        ),
         "it is a binary workbook; save it as .xlsx or CSV",
     ),
     Case("wide.xlsx", workbook(f"<p:row>{_value('XFE1', '1')}</p:row>"), "it is damaged"),
@@ -495,9 +573,15 @@ REFUSED = [
     ),
     Case(
         "sheets.ods",
-        packed({"mimetype": "application/vnd.oasis.opendocument.spreadsheet", "content.xml": "<a/>"}),
+        packed(
+            {"mimetype": "application/vnd.oasis.opendocument.spreadsheet", "content.xml": "<a/>"}
+        ),
         "it is a workbook of OpenDocument; save it as .xlsx or CSV",
     ),
-    Case("essay.pages", packed({"Index/Document.iwa": b"\0"}), "it is of Pages, Numbers or Keynote; export it as Word or PDF"),
+    Case(
+        "essay.pages",
+        packed({"Index/Document.iwa": b"\0"}),
+        "it is of Pages, Numbers or Keynote; export it as Word or PDF",
+    ),
     Case("all.zip", packed({"a.txt": "text"}), "it is an archive; attach what is in it"),
-]  # fmt: skip
+]

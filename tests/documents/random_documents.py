@@ -32,9 +32,16 @@ _KEYS = (
 _VALUES = (
     "0", "1", "2", "3", "9", "-4", "999999999", "x", "", "begin", "separate", "end", "restart", "drop",
     "none", "true", "false", "heading 2", "bullet", "lowerRoman", "upperLetter", "decimalZero",
-    "%1.%2)", "title", "body", "sldNum", "inlineStr", "b", "B7", "AA", "14", "yyyy", "0.5", "a", "A", "03B1", 'HYPERLINK &quot;https://example.org/&quot;', "#top", "https://example.org/",
+    "%1.%2)", "title", "body", "sldNum", "inlineStr", "b", "B7", "AA", "14", "yyyy", "0.5", "a",
+    "A", "03B1", 'HYPERLINK &quot;https://example.org/&quot;', "#top",
+    "https://example.org/",
 )  # fmt: skip
 _TEXTS = (
+    "0.1",
+    "45000.25",
+    "-1.50E-4",
+    "1.0000000000000001",
+    "123456789012.3456785",
     "",
     "",
     " ",

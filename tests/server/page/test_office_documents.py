@@ -1,4 +1,4 @@
-"""Documents of office programs on the page: the text that the terminal reads of them, and what is refused."""
+"""Documents of office programs on the page: the text that the terminal reads, and what is refused."""
 
 from __future__ import annotations
 

@@ -23,7 +23,11 @@ DEEPEST = 200
 _MOST_DIRECTORY = 4_000_000
 _END, _END_SIZE, _LONGEST_COMMENT = b"PK\5\6", 22, 65_535
 _ENCRYPTED = 0x1
-_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # fmt: skip
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 
 DAMAGED = "it is damaged"
@@ -158,7 +162,7 @@ def attribute(element: Element | None, name: str) -> str | None:
 
 
 def reference(element: Element | None) -> str | None:
-    """The id by which an element names what its part refers to: beside one of its own, of a namespace."""
+    """The id by which an element names what its part refers to: one of a namespace, not its own."""
     items = () if element is None else element.items()
     return next((value for key, value in items if key.endswith("}id")), None)
 

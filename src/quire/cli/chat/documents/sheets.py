@@ -41,7 +41,7 @@ def sheets_text(archive: Archive, part: str, workbook: Element) -> str:
         MediaError: it is damaged, or too long.
     """
     blocks = Blocks()
-    book = _Book(archive, part, workbook)
+    book = _Workbook(archive, part, workbook)
     sheets = child(workbook, "sheets")
     for one in () if sheets is None else sheets:
         root = book.sheet(one)
@@ -51,7 +51,7 @@ def sheets_text(archive: Archive, part: str, workbook: Element) -> str:
     return blocks.text()
 
 
-class _Book:
+class _Workbook:
     """What the sheets of a workbook share."""
 
     def __init__(self, archive: Archive, part: str, workbook: Element) -> None:

@@ -274,7 +274,7 @@ def _flat(parent: Element, depth: int) -> Iterator[Element]:
 
 
 def _goes_on(paragraph: Element) -> bool:
-    """Whether the next paragraph follows in the same line: its own end is deleted, or it is a large initial."""
+    """Whether the next paragraph goes on in its line: its end is deleted, or it is a large initial."""
     properties = child(paragraph, "pPr")
     initial = attribute(child(properties, "framePr"), "dropCap")
     return child(properties, "rPr", "del") is not None or initial in ("drop", "margin")

@@ -17,7 +17,7 @@ const DEFLATED = 8;
 export const DAMAGED = "it is damaged";
 export const LOCKED = "it is locked with a password; save it without one";
 
-// The page's policy asks for trusted texts. Nothing of this parser's documents is shown, loaded or run.
+// The page's policy asks for trusted texts. Nothing of what is parsed here is shown, loaded or run.
 const policy = globalThis.trustedTypes?.createPolicy("quire-documents", {
   createHTML: (text) => text,
 });
@@ -101,9 +101,15 @@ function entriesOf(directory) {
   const entries = new Map();
   let at = 0;
   while (at + 46 <= directory.byteLength && directory.getUint32(at, true) === ENTRY) {
-    const [name, extra, comment] = [28, 30, 32].map((place) => directory.getUint16(at + place, true));
+    const [name, extra, comment] = [28, 30, 32].map((place) =>
+      directory.getUint16(at + place, true),
+    );
     const flags = directory.getUint16(at + 8, true);
-    const bytes = new Uint8Array(directory.buffer, at + 46, Math.min(name, directory.byteLength - at - 46));
+    const bytes = new Uint8Array(
+      directory.buffer,
+      at + 46,
+      Math.min(name, directory.byteLength - at - 46),
+    );
     entries.set(new TextDecoder(flags & 0x800 ? "utf-8" : "latin1").decode(bytes), {
       flags,
       method: directory.getUint16(at + 10, true),
@@ -199,7 +205,7 @@ export function attribute(element, name) {
   return null;
 }
 
-/** The id by which an element names what its part refers to: beside one of its own, of a namespace. */
+/** The id by which an element names what its part refers to: one of a namespace, not its own. */
 export function reference(element) {
   for (const one of element?.attributes ?? []) {
     if (one.localName === "id" && one.namespaceURI) return one.value;

@@ -1,5 +1,5 @@
-// Documents by their content: which program they are of, their text, and why one has none. The terminal's
-// reader (quire/cli/chat/documents) gives the same text of the same file.
+// Documents by their content: which program they are of, their text, and why one has none. The
+// terminal's reader (quire/cli/chat/documents) gives the same text of the same file.
 import { DAMAGED, LOCKED, openArchive, related } from "./archive.js";
 import { openDocumentText } from "./open_document.js";
 import { sheetsText } from "./sheets.js";
@@ -21,8 +21,8 @@ const OPEN_DOCUMENTS = {
   spreadsheet: "it is a workbook of OpenDocument; save it as .xlsx or CSV",
 };
 
-/** The text of a Word or OpenDocument text, of a presentation or a workbook. Throws an Error that says what
- * is wrong with the file `name`, and what to do. */
+/** The text of a Word or OpenDocument text, of a presentation or a workbook. Throws an Error that says
+ * what is wrong with the file `name`, and what to do. */
 export async function documentText(file, name) {
   try {
     const start = new Uint8Array(await file.slice(0, COMPOUND.length).arrayBuffer());
@@ -67,7 +67,8 @@ async function textOfOpenDocument(archive) {
   const kind = type.trim().split(".").pop();
   if (archive.has("META-INF/manifest.xml")) {
     const manifest = await archive.read("META-INF/manifest.xml");
-    if (new TextDecoder("latin1").decode(manifest).includes("encryption-data")) throw new Error(LOCKED);
+    if (new TextDecoder("latin1").decode(manifest).includes("encryption-data"))
+      throw new Error(LOCKED);
   }
   if (!kind.startsWith("text")) throw new Error(OPEN_DOCUMENTS[kind] ?? ANOTHER);
   return openDocumentText(archive);

@@ -99,13 +99,21 @@ function dateStyles(styles) {
     const isDate = !ELAPSED.test(code) && /[ymdhs]/i.test(code.replace(LITERAL, ""));
     if (isDate) own.add(number(attribute(one, "numFmtId")));
   }
-  const forms = childrenOf(child(styles, "cellXfs")).map((one) => number(attribute(one, "numFmtId")));
+  const forms = childrenOf(child(styles, "cellXfs")).map((one) =>
+    number(attribute(one, "numFmtId")),
+  );
   return new Set(forms.flatMap((form, at) => (own.has(form) || isDateOfExcel(form) ? [at] : [])));
 }
 
 /** Whether this is a format of dates or times that Excel has of its own. */
 function isDateOfExcel(form) {
-  const ranges = [[14, 22], [27, 36], [45, 45], [47, 47], [50, 58]];
+  const ranges = [
+    [14, 22],
+    [27, 36],
+    [45, 45],
+    [47, 47],
+    [50, 58],
+  ];
   return ranges.some(([first, last]) => first <= form && form <= last);
 }
 

@@ -103,7 +103,11 @@ export class WordLists {
       const other = style === null ? null : styles.listOf(style);
       if (other) kind = kindOf(lists.get(other.id));
       if (!shared.has(kind)) shared.set(kind, new Counters());
-      const list = { levels: levelsOf(abstract.get(kind)), counters: shared.get(kind), starts: new Map() };
+      const list = {
+        levels: levelsOf(abstract.get(kind)),
+        counters: shared.get(kind),
+        starts: new Map(),
+      };
       override(list, one);
       this.#lists.set(id ?? "", list);
     }
