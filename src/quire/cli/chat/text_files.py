@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quire.cli.chat.documents.reading import document_text, is_document
 from quire.errors import MediaError
 from quire.messages import Media
 
@@ -30,6 +29,8 @@ MOST_PAGES = 20
 """Pages of a PDF that are sent as pictures."""
 _LONGEST_SIDE = 1568
 """Pixels of such a picture: small print is read, and most models scale larger ones down."""
+_DOCUMENTS = (b"PK\3\4", b"\xd0\xcf\x11\xe0")
+"""How zip archives begin, and what Microsoft had before."""
 PDF_EXTRA = "pip install 'quire-llm[pdf]'"
 
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
@@ -86,7 +87,7 @@ def read_text_file(path: Path) -> TextFile:
     size = _size_of(path)
     with _opened(path) as file:
         start = file.read(1024)
-        if is_document(start):
+        if start.startswith(_DOCUMENTS):
             return TextFile(path.name, _document_text(path))
         if b"%PDF-" in start:
             return TextFile(path.name, _pdf_text(path, size))
@@ -103,6 +104,9 @@ def read_text_file(path: Path) -> TextFile:
 
 
 def _document_text(path: Path) -> str:
+    # Few chats have documents: their reader comes with the first one.
+    from quire.cli.chat.documents.reading import document_text
+
     try:
         text = document_text(path)
     except MediaError as error:

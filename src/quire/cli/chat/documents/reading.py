@@ -14,7 +14,6 @@ from quire.errors import MediaError
 MOST_DOCUMENT = 100_000_000
 """Bytes of a document with its pictures."""
 
-_ZIP = b"PK\3\4"
 _COMPOUND = b"\xd0\xcf\x11\xe0"
 _SAVE = "save it as .docx, .odt or PDF"
 _COMPOUND_STREAMS = {
@@ -27,11 +26,6 @@ _OPEN_DOCUMENTS = {
     "presentation": "it is a presentation of OpenDocument; save it as .pptx or PDF",
     "spreadsheet": "it is a workbook of OpenDocument; save it as .xlsx or CSV",
 }
-
-
-def is_document(start: bytes) -> bool:
-    """Whether a file that begins so is one of an office program, or an archive."""
-    return start.startswith((_ZIP, _COMPOUND))
 
 
 def document_text(path: Path) -> str:
