@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.documents.archives import FILES
 from tests.server.page.firefox import ENTER, Firefox, firefox
 from tests.server.page.pdfs import text_pdf
 from tests.server.page.scripted_api import ScriptedApi
@@ -74,6 +75,17 @@ async def test_a_pdf_is_read(page: Firefox, api: ScriptedApi, tmp_path: Path) ->
     await page.write(f"read it{ENTER}")
     await page.until(IS_SETTLED)
     assert "Some words" in str(api.last["messages"])
+
+
+@pytest.mark.parametrize("name", ["pandoc.docx", "pandoc.odt", "openpyxl.xlsx", "python_pptx.pptx"])
+async def test_a_document_is_read(page: Firefox, api: ScriptedApi, name: str) -> None:
+    await page.give("input[type=file]", FILES / name)
+    await page.until("document.querySelector('#composer .chip:not(.busy)') !== null")
+    await page.read("document.getElementById('composer-text').focus()")
+    await page.write(f"read it{ENTER}")
+    await page.until(IS_SETTLED)
+    text = (FILES / f"{name}.txt").read_text(encoding="utf-8")
+    assert text in api.last["messages"][-1]["content"]
 
 
 async def test_an_answer_is_stopped_by_a_key(page: Firefox) -> None:

@@ -44,7 +44,7 @@ async def test_the_first_load_is_small(page: Page) -> None:
     """What draws answers comes with the first question, what only some need with those."""
     await page.wait_for_load_state("networkidle")
     first = await loaded(page)
-    later = r"markdown|purify|view/prose|katex|pdf|highlight|js/options|view/settings|view/share"
+    later = r"markdown|purify|view/prose|katex|pdf|documents|highlight|js/options|view/settings|view/share"
     assert not [name for name in first if re.search(later, name)]
     size, sent = sizes(first)
     assert (size < FIRST, sent < FIRST_SENT) == (True, True)

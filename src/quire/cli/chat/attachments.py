@@ -59,7 +59,7 @@ def read_sources(kind: Kind, argument: str) -> list[Media]:
 
 
 def read_files(argument: str) -> list[Attachment]:
-    """Files of any kind: media by their names, texts and PDFs by their content.
+    """Files of any kind: media by their names, texts, documents and PDFs by their content.
 
     A name may be a pattern (`src/**/*.py`) of several.
 

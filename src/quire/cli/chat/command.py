@@ -49,7 +49,7 @@ class ChatOptions:
     file: Annotated[
         tuple[str, ...], Parameter(name=["--file", "-f"], negative=(), show_default=False)
     ] = ()
-    """A file that goes with the prompt: text, a PDF, a picture, a sound or a video; several times."""
+    """A file that goes with the prompt: text, a document, a PDF, a picture, a sound or a video; several times."""
     system: Annotated[str | None, Parameter(name=["--system", "-s"], show_default=False)] = None
     """The system message; a file of it where it begins with @."""
     code: Annotated[bool, Parameter(name=["--code", "-x"], negative=(), show_default=False)] = False

@@ -1,4 +1,4 @@
-"""Files whose text goes with a message: told by their content, whatever they are called, and PDFs.
+"""Files whose text goes with a message: texts, documents and PDFs, told by their content, not their names.
 
 In a message they stand as the chat page writes them: the name, and the text in a fence below it.
 """
@@ -29,6 +29,8 @@ MOST_PAGES = 20
 """Pages of a PDF that are sent as pictures."""
 _LONGEST_SIDE = 1568
 """Pixels of such a picture: small print is read, and most models scale larger ones down."""
+_DOCUMENTS = (b"PK\3\4", b"\xd0\xcf\x11\xe0")
+"""How zip archives begin, and what Microsoft had before."""
 PDF_EXTRA = "pip install 'quire-llm[pdf]'"
 
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
@@ -77,7 +79,7 @@ def split_quoted(text: str) -> tuple[list[TextFile], str]:
 
 
 def read_text_file(path: Path) -> TextFile:
-    """The text of a file, or of a PDF's pages.
+    """The text of a file, of a document, or of a PDF's pages.
 
     Raises:
         MediaError: it cannot be read, is no text, or is too large.
@@ -85,16 +87,35 @@ def read_text_file(path: Path) -> TextFile:
     size = _size_of(path)
     with _opened(path) as file:
         start = file.read(1024)
+        if start.startswith(_DOCUMENTS):
+            return TextFile(path.name, _document_text(path))
         if b"%PDF-" in start:
             return TextFile(path.name, _pdf_text(path, size))
         if size > MOST_TEXT:
             raise MediaError(f"{path.name} has {size:,} bytes; of a text {MOST_TEXT:,} are read.")
         text = text_of(start + file.read())
     if text is None:
-        raise MediaError(f"{path.name} is no text, and no picture, sound or video by its name.")
+        raise MediaError(
+            f"{path.name} is no text or document, and no picture, sound or video by its name."
+        )
     if not text.strip():
         raise MediaError(f"{path.name} is empty.")
     return TextFile(path.name, text)
+
+
+def _document_text(path: Path) -> str:
+    # Few chats have documents: their reader comes with the first one.
+    from quire.cli.chat.documents.reading import document_text
+
+    try:
+        text = document_text(path)
+    except MediaError as error:
+        raise MediaError(f"Cannot read {path.name}: {error}.") from None
+    except OSError as error:
+        raise MediaError(_why(path, error)) from None
+    if not text:
+        raise MediaError(f"{path.name} holds no text.")
+    return text
 
 
 def text_of(content: bytes) -> str | None:

@@ -92,7 +92,7 @@ _POLICY = "; ".join(
         "form-action 'none'",
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",
-        "trusted-types dompurify quire-worker",
+        "trusted-types dompurify quire-worker quire-documents",
     )
 )
 # A worker has the policy of its own file. The one that reads PDFs decodes scans with WebAssembly.

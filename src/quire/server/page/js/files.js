@@ -28,11 +28,13 @@ const KINDS = ["image", "audio", "video"];
 const BY_CONTENT = ["image/svg+xml", "video/mp2t", "audio/x-mpegurl", "audio/mpegurl"];
 const MOST_TEXT = 20_000_000; // bytes
 const MOST_PDF = 100_000_000;
+const MOST_DOCUMENT = 100_000_000;
 
 const pdfs = later(() => import("./pdfs.js"));
+const documents = later(() => import("./documents/reading.js"));
 
 /** {kind, type, name, size, content, text, pages} of a File: `content` is the Blob to keep, `text` what
- * is read of a text or a PDF. Throws an Error that says why it cannot be attached. */
+ * is read of a text, a document or a PDF. Throws an Error that says why it cannot be attached. */
 export async function readFile(file) {
   const name = file.name || "This";
   const ending = name.split(".").pop().toLowerCase();
@@ -46,6 +48,7 @@ export async function readFile(file) {
   }
   if (file.size === 0) throw new Error(`${name} is empty.`);
   const start = await bytesOf(file.slice(0, 1024), name);
+  if (begins(start, DOCUMENTS)) return written(file, name);
   return isPdf(start) ? pdf(file, name) : plainText(file, name, start);
 }
 
@@ -81,8 +84,18 @@ async function pdf(file, name) {
   };
 }
 
+/** A document of an office program, as a text: that of its text alone. */
+async function written(file, name) {
+  if (file.size > MOST_DOCUMENT) throw tooLarge(file, name, MOST_DOCUMENT);
+  const { documentText } = await documents();
+  const text = await documentText(file, name);
+  if (!text) throw new Error(`${name} holds no text.`);
+  const content = new Blob([text], { type: "text/plain" });
+  return { kind: "text", type: "text/plain", name, size: content.size, content, text };
+}
+
 async function plainText(file, name, start) {
-  if (BINARY.some((sign) => sign.every((byte, index) => start[index] === byte))) throw unread(name);
+  if (begins(start, BINARY)) throw unread(name);
   if (file.size > MOST_TEXT) throw tooLarge(file, name, MOST_TEXT);
   const text = textOf(await bytesOf(file, name));
   if (text === null) throw unread(name);
@@ -90,15 +103,22 @@ async function plainText(file, name, start) {
   return { kind: "text", type: "text/plain", name, size: file.size, content, text };
 }
 
-const BINARY = [
+const DOCUMENTS = [
   [0x50, 0x4b, 3, 4],
+  [0xd0, 0xcf, 0x11, 0xe0],
+]; // ZIP, and what Microsoft had before
+const BINARY = [
   [0x1f, 0x8b],
   [0x7f, 0x45, 0x4c, 0x46],
-]; // ZIP, gzip, ELF
+]; // gzip, ELF
+
+function begins(start, signs) {
+  return signs.some((sign) => sign.every((byte, index) => start[index] === byte));
+}
 
 function unread(name) {
   return new Error(
-    `${name} is no text, PDF, picture, sound or video. Save a document as PDF, or unpack an archive.`,
+    `${name} is no text, document, PDF, picture, sound or video. Unpack an archive.`,
   );
 }
 
