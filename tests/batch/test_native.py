@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from quire.chat import ChatModel
 from quire.demo import demo_model_path
 from quire.errors import ConfigError
 from tests.batch.sources import lines_of
+from tests.polling import wait_until
 
 ASKED = ("What is quire?", "What is 12 + 30?", "Hello", "Who are you?", "Name a prime number.")
 ROWS: list[dict[str, Any]] = [
@@ -74,6 +74,29 @@ def test_several_completions_calls_and_logprobs(model: ChatModel, tmp_path: Path
         assert "id" not in str(line.get("tool_calls", ""))
 
 
+HELD = """
+import sys, threading
+from quire.__main__ import main
+from quire.batch.job import BatchJob
+
+read, drain, drained = BatchJob._own_rows, BatchJob.drain, threading.Event()
+
+def read_some(*arguments):
+    for count, row in enumerate(read(*arguments)):
+        if count == 12:
+            drained.wait(300)
+        yield row
+
+def drain_and_tell(*arguments):
+    drain(*arguments)
+    drained.set()
+
+BatchJob._own_rows, BatchJob.drain = read_some, drain_and_tell
+sys.exit(main())
+"""
+"""`quire`, whose batches come to no end before they are told to: however late a signal comes, it is in time."""
+
+
 def command(folder: Path, *words: str) -> list[str]:
     source = folder / "rows.jsonl"
     if not source.exists():
@@ -88,15 +111,19 @@ def command(folder: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "quire", "batch", str(demo_model_path()), *given, *words]
 
 
+def has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_the_same_command_goes_on(
     model: ChatModel, tmp_path: Path, number: signal.Signals
 ) -> None:
     words = command(tmp_path, "max_in_flight=1", "batch_size=4")
     answers = tmp_path / "generated_predictions.jsonl"
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not (answers.exists() and answers.stat().st_size):
-            time.sleep(0.01)
+    held = [sys.executable, "-c", HELD, *words[3:]]
+    with subprocess.Popen(held, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: process.poll() is not None or has_content(answers))
         process.send_signal(number)
         assert process.stderr is not None
         told = process.stderr.read()

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
+from quire.cli.deploy_ray import read_ray_server, start_on_ray
 from quire.cli.main import main
 from quire.demo import demo_model_path
+from quire.errors import EngineStartError
 
 DEMO = str(demo_model_path())
+
+
+class RayError(Exception):
+    """In the place of `ray.exceptions.RayError`."""
 
 
 @pytest.fixture
@@ -157,6 +166,39 @@ def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "quire deploy vllm|ray|ray-llm" in out
     assert "--gpus-per-node" in out
+
+
+@pytest.mark.parametrize("error", [RayError("The actor died."), TimeoutError("No proxies.")])
+def test_a_proxy_of_ray_that_does_not_start_is_told(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """And what was begun of a cluster of our own is ended."""
+    ended: list[str] = []
+
+    def start(**options: Any) -> None:
+        assert float(os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"]) >= 20
+        raise error
+
+    def init(address: str, **options: Any) -> None:
+        if address == "auto":
+            raise ConnectionError("no cluster")
+
+    serve = SimpleNamespace(start=start, shutdown=lambda: ended.append("serve"))
+    exceptions = SimpleNamespace(RayError=RayError)
+    ray = SimpleNamespace(
+        serve=serve,
+        exceptions=exceptions,
+        init=init,
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}],
+        shutdown=lambda: ended.append("ray"),
+    )
+    for name, module in {"ray": ray, "ray.serve": serve, "ray.exceptions": exceptions}.items():
+        monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(EngineStartError, match=r"proxy could not be started.*\.\)"):
+        start_on_ray(read_ray_server([DEMO], None, None))
+    assert ended == ["serve", "ray"]
 
 
 def test_neither_vllm_nor_ray_is_imported() -> None:

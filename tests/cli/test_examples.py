@@ -103,7 +103,7 @@ def test_remote_yaml(capsys: pytest.CaptureFixture[str]) -> None:
         words = ["chat", str(INFERENCE / "remote.yaml"), DEMO, f"remote_base_url={server.address}"]
         assert main(words) == 0
     finally:
-        server.stop()
+        server.close()
     assert "".join(WORDS) in capsys.readouterr().out
 
 

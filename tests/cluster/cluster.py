@@ -19,16 +19,16 @@ from pydantic import SecretStr
 
 from quire.server.arguments import ServerArguments
 from quire.server.lifecycle.ray_app import proxy_environment
-from tests.server.processes import free_port
+from tests.server.processes import kept_port
 
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"  # 127.0.0.1 would be turned into the host's own address
 _STORE = 80 * 2**20  # bytes of the objects of a node, the least that Ray takes
 
 
-STATS_PORT, METRICS_PORT = free_port(), free_port()  # of the proxy
+STATS_PORT, METRICS_PORT = kept_port(), kept_port()  # of the proxy
 SERVED = ServerArguments(
     host="0.0.0.0",  # the proxy of one node reaches the replicas of the others
-    port=free_port(),
+    port=kept_port(),
     served_model_name="demo",
     admin_key=SecretStr("the admin's"),
     read_timeout=2,
@@ -40,7 +40,7 @@ SERVED = ServerArguments(
 _QUICK = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
-    "health_check_timeout_ms": 500,
+    "health_check_timeout_ms": 10_000,  # a busy node is not dead
     "health_check_failure_threshold": 3,
 }
 """A node that was killed is known to be dead in two seconds, and not in thirty."""

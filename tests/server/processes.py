@@ -85,9 +85,20 @@ class Running:
         return self.process.wait(seconds)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
+_KEPT: list[socket.socket] = []
+"""Sockets that keep ports, up to the end of this process."""
+
+
+def kept_port() -> int:
+    """A port for a server to come, which nobody else is given meanwhile.
+
+    A socket that does not listen is bound to it, and servers that set SO_REUSEADDR may be, too.
+    """
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("0.0.0.0", 0))
+    _KEPT.append(kept)
+    return kept.getsockname()[1]
 
 
 def listening_port(process: subprocess.Popen[Any]) -> int:

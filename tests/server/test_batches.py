@@ -299,7 +299,7 @@ def test_limits_of_size_and_number(echo: MakeEcho, tmp_path: Path) -> None:
         "max_batch_requests": 10,
         "max_batch_completions": 1,
     }
-    with batching(echo(delay=0.05), tmp_path, **limits) as served:
+    with batching(echo(delay=10), tmp_path, **limits) as served:
         client = served.client
         with pytest.raises(openai.APIStatusError) as caught:
             client.files.create(file=("a.jsonl", b" " * 3_000_000), purpose="batch")

@@ -127,7 +127,7 @@ def start_on_ray(server: RayServer) -> None:
 
     Raises:
         ConfigError: Ray is not installed, or the arguments do not go with the cluster.
-        EngineStartError: no replica could be started.
+        EngineStartError: no proxy, or no replica, could be started.
     """
     from quire.errors import EngineStartError
     from quire.server.lifecycle.ray_app import APPLICATION, application, proxy_environment
@@ -146,7 +146,13 @@ def start_on_ray(server: RayServer) -> None:
     try:
         _check_nodes(server, [node for node in ray.nodes() if node["Alive"]])
         options: Any = {"host": server.arguments.host, "port": server.arguments.port}
-        serve.start(proxy_location="EveryNode", http_options=options)
+        try:
+            serve.start(proxy_location="EveryNode", http_options=options)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            raise EngineStartError(
+                "Serve's proxy could not be started: the port is taken, or a node is too busy. Ray's log "
+                f"says more, and the same command tries again. ({error})"
+            ) from error
         app = application(server.values, server.arguments, server.replicas, gpus=server.gpus)
         try:
             serve.run(app, name=APPLICATION)

@@ -40,7 +40,7 @@ def servers() -> Iterator[MakeServers]:
 
     yield start
     for server in started:
-        server.stop()
+        server.close()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -47,7 +48,11 @@ class FakeServer:
         self.seen: list[Seen] = []
         self.in_flight = self.aborted = 0
         self.resume = threading.Event()
-        self.port = 0
+        # A socket that is bound and does not listen keeps the port while the server is stopped.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self.port: int = self._place.getsockname()[1]
 
     # --- lifecycle ---
 
@@ -60,7 +65,7 @@ class FakeServer:
         return [one for one in self.seen if one.method == "POST"]
 
     def start(self) -> Self:
-        """Listen; a second start takes the same port again."""
+        """Listen; a second start, after `stop`, listens at the same port."""
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
@@ -69,10 +74,15 @@ class FakeServer:
         return self
 
     def stop(self) -> None:
-        """Close the port and all connections."""
+        """Close all connections, and refuse others."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(60)
+
+    def close(self) -> None:
+        """Stop for good."""
+        self.stop()
+        self._place.close()
 
     def _run(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -81,8 +91,9 @@ class FakeServer:
 
     async def _serve(self, ready: threading.Event) -> None:
         self._stopping = asyncio.Event()
-        server = await asyncio.start_server(self._handle, "127.0.0.1", self.port)
-        self.port = server.sockets[0].getsockname()[1]
+        server = await asyncio.start_server(
+            self._handle, "127.0.0.1", self.port, reuse_address=True
+        )
         ready.set()
         await self._stopping.wait()
         server.close()

@@ -223,13 +223,17 @@ def test_broken_stream_is_an_error_and_not_retried(
 def test_silent_stream_is_an_error(
     servers: MakeServers, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "SILENCE_SECONDS", 1)
     (server,) = servers()
     server.mode = "silent"
     model = connect(server)
-    with pytest.raises(errors.GenerationError, match=r"nothing for 1 s"):
-        list(model.stream(USER))
-    wait_until(lambda: server.aborted == 1)
+    for seconds in (1, 30):  # a loaded server may need more than one for its first event
+        monkeypatch.setattr(client, "SILENCE_SECONDS", seconds)
+        with pytest.raises(errors.GenerationError) as caught:
+            list(model.stream(USER))
+        if "gave no answer" not in str(caught.value):
+            break
+    assert f"nothing for {seconds} s" in str(caught.value)
+    wait_until(lambda: server.aborted == len(server.posts))
 
 
 @pytest.mark.parametrize("api", ["tokens", "chat"])
@@ -240,12 +244,15 @@ def test_timeout_ends_a_request(
     (server,) = servers()
     server.mode = "hold"
     model = connect(server, remote_api=api)
-    with pytest.raises(errors.RequestTimeoutError, match=r"timeout of 1 s"):
-        if whole:
-            model.chat(USER, timeout=1)
-        else:
-            list(model.stream(USER, timeout=1))
-    wait_until(lambda: server.aborted == 1 and not server.in_flight)
+    for seconds in (1, 30):  # a loaded machine may need more than one until the server is asked
+        with pytest.raises(errors.RequestTimeoutError, match=rf"timeout of {seconds} s"):
+            if whole:
+                model.chat(USER, timeout=seconds)
+            else:
+                list(model.stream(USER, timeout=seconds))
+        if server.posts:
+            break
+    wait_until(lambda: server.aborted == len(server.posts) == 1 and not server.in_flight)
 
 
 @pytest.mark.parametrize("api", ["tokens", "chat"])

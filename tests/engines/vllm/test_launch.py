@@ -190,26 +190,26 @@ def test_a_start_that_takes_too_long(
     wait_until(lambda: engine.shutdowns == 1)
 
 
-def test_a_start_that_is_interrupted(
-    makes: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    go_on, engine, waiting = threading.Event(), Engine(), threading.Event()
-    # A shell starts what runs in the background with SIGINT ignored, the tests too.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    # `start` reports progress while it waits.
-    monkeypatch.setattr(launch, "_log_progress", lambda *_: waiting.set())
+def test_a_start_that_is_interrupted(makes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-C; not by a signal of this process, which a callback of the garbage collector may swallow."""
+    go_on, engine, there = threading.Event(), Engine(), threading.Event()
 
     def make() -> Engine:
         start_process()
-        assert waiting.wait(PATIENCE)
-        os.kill(os.getpid(), signal.SIGINT)
+        there.set()
         go_on.wait(PATIENCE)
         return engine
 
+    def interrupted(*_: object) -> None:
+        """What `start` does again and again while it waits."""
+        if there.is_set():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "_log_progress", interrupted)
     makes(make)
     with pytest.raises(KeyboardInterrupt):
         start(PLAN, PATIENCE)
+    assert engine.shutdowns == 0
     go_on.set()
     wait_until(lambda: engine.shutdowns == 1)
 

@@ -40,6 +40,7 @@ _ENDING = 10  # seconds to end requests that are cut, and the engine
 _BESIDE_HEADERS = 16 * 2**10  # bytes of HAProxy's buffer, so that too large headers get quire's 431
 _FULL = 0.8  # of a replica's capacity; more than that on average asks for another replica
 _PATIENCE = 60.0  # seconds for all replicas to load an adapter
+_PROXY_STARTS = 20  # seconds of which a proxy has three times so many: as long as `serve.start` waits for it
 _LOOK = 0.5  # seconds between two looks at whether the replica is to end
 
 
@@ -62,6 +63,8 @@ def proxy_environment(arguments: ServerArguments) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(arguments.max_header_bytes + _BESIDE_HEADERS),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(arguments.reader_timeout)),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(_DEREGISTERING),
+        # On a busy machine Serve's own 5 kill a proxy that is still importing, and with it `serve.start`.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(_PROXY_STARTS),
     }
 
 
