@@ -59,8 +59,8 @@ class EchoTokens(TokenEngine):
                         yield self._delta(index, step, word, words, len(prompt), params)
                 finished = True
             finally:
+                self.aborted += not finished  # before the count, for which tests in other threads wait
                 self.open_requests -= 1
-                self.aborted += not finished
 
     def _delta(
         self,

@@ -171,7 +171,7 @@ _quire
 
 def offered_by_bash(line: str, folder: Path) -> set[str]:
     command = ["bash", "--norc", "-c", BASH, "bash", line]
-    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30)
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert not ran.stderr
     found = ran.stdout.splitlines()
     folders = {
@@ -183,7 +183,7 @@ def offered_by_bash(line: str, folder: Path) -> set[str]:
 def offered_by_fish(line: str, folder: Path) -> set[str]:
     script = "source ../quire.fish; complete -C $argv[1]"
     command = ["fish", "--no-config", "-c", script, line]
-    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30)
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert not ran.stderr
     return {one.partition("\t")[0].replace("\\ ", " ") for one in ran.stdout.splitlines()}
 

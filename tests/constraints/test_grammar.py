@@ -115,6 +115,7 @@ async def test_the_compiler_stays_usable(monkeypatch: pytest.MonkeyPatch) -> Non
         *(compiler.matchers(slow) for _ in range(3)), return_exceptions=True
     )
     assert all(isinstance(error, SamplingError) for error in results)
+    monkeypatch.setattr("quire.constraints.compiler.TIME_LIMIT", 600.0)
     quick = SamplingParams(
         8, response_format=read_response_format({"type": "regex", "regex": "a+"})
     )

@@ -185,7 +185,7 @@ class Walk(RuleBasedStateMachine):
     def teardown(self) -> None:
         async def end() -> None:
             self.gate.end_all(EngineDeadError("the end"))
-            await asyncio.wait_for(self.gate.idle(), 5)
+            await asyncio.wait_for(self.gate.idle(), 60)
 
         self._run(end())
         self.gate.check_integrity()

@@ -162,7 +162,7 @@ COMPLETIONS: Any = st.fixed_dictionaries(
 
 
 def ask(served: Served, path: str, body: Any) -> None:
-    answer = httpx.post(f"{served.url}{path}", json=body, timeout=30)
+    answer = httpx.post(f"{served.url}{path}", json=body, timeout=60)
     assert answer.status_code in (200, 400, 404), answer.text
     if answer.status_code != 200:
         assert answer.json()["error"]["message"]

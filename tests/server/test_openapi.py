@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.polling import wait_until
 from tests.properties import EVERY_CHECK
 from tests.server.processes import Running, running
 
@@ -174,5 +175,5 @@ def test_the_engine_is_alive_and_empty_afterwards(server: Running) -> None:
     url = f"{server.url}/v1/chat/completions"
     answer = httpx.post(url, json={**asked, "temperature": 0}, headers=HEADERS, timeout=60).json()
     assert "78" in answer["choices"][0]["message"]["content"]
-    assert server.metrics()["vllm:kv_cache_usage_perc"] == 0
+    wait_until(lambda: server.metrics()["vllm:kv_cache_usage_perc"] == 0)
     assert server.process.poll() is None

@@ -34,7 +34,7 @@ asked_for: list[str] = []
 
 
 @function_tool
-def get_weather(city: str) -> str:
+async def get_weather(city: str) -> str:  # one that is no coroutine runs in a thread, beside others
     """Get the current weather for a city."""
     asked_for.append(city)
     return json.dumps({"city": city, "temperature": 21, "unit": "C", "sky": "sunny"})

@@ -149,7 +149,7 @@ def anything(tokenizer: Tokenizer) -> Iterator[Served]:
 
 @pytest.mark.parametrize("path", BODIES)
 def test_no_body_is_too_strange(anything: Served, path: str) -> None:
-    with httpx.Client(base_url=anything.url, timeout=20) as client:
+    with httpx.Client(base_url=anything.url, timeout=60) as client:
         first = client.post(path, json=BODIES[path])
         assert first.status_code < 500, first.text
 
