@@ -157,7 +157,7 @@ def test_timeout(echo: Echo) -> None:
 
 
 def test_an_abandoned_stream_is_aborted(echo: Echo) -> None:
-    model = echo(reply="a" * 400, delay=0.01)
+    model = echo(reply="a" * 400, delay=0.3)
     stream = model.stream_chat(HELLO)
     assert next(stream) == "aaaa"
     stream.close()

@@ -80,7 +80,7 @@ def test_a_notebooks_cell_run_again_frees_the_first_model(folder: Path) -> None:
     for _ in range(3):
         exec(cell, notebook)
         gc.collect()
-        assert threading.active_count() == once
+        assert threading.active_count() <= once
     del notebook["model"]
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -320,18 +321,27 @@ def make_faulty(
     return make(), made[0]
 
 
+def go_slowly(runner: Faulty, logits: Any) -> Any:
+    """A fault that is none: a step that takes a while, and the next one too."""
+    time.sleep(0.05)
+    runner.armed = True
+    return logits
+
+
 def test_nan_logits_end_that_request_alone(
     make: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoil_first(batch: Any, logits: Any) -> Any:
+        if len(logits) < 3:  # all three are waited for
+            return go_slowly(runner, logits)
         logits[0] = np.nan
         return logits
 
     model, runner = make_faulty(make, monkeypatch, spoil_first)
     expected = text_of(model, max_new_tokens=200, ignore_eos=True)
+    runner.armed = True
     streams = [model.stream(HELLO, temperature=0, **LONG) for _ in range(3)]
     begun = [[next(stream)] for stream in streams]
-    runner.armed = True
     outcomes: list[str] = []
     for deltas, stream in zip(begun, streams, strict=True):
         try:
@@ -360,9 +370,12 @@ def test_a_fault_in_a_step_ends_its_requests_and_the_engine_lives_on(
 # --- life ----------------------------------------------------------------------------------------
 
 
-def test_close_ends_requests_and_threads(folder: Path) -> None:
+def test_close_ends_requests_and_threads(
+    make: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = set(threading.enumerate())
-    model = ChatModel({"model_name_or_path": str(folder), "vllm_maxlen": 256})
+    model, runner = make_faulty(make, monkeypatch, lambda _, logits: go_slowly(runner, logits))
+    runner.armed = True
     stream = model.stream_chat(HELLO, **LONG)
     next(stream)
     model.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from types import SimpleNamespace
@@ -137,36 +138,41 @@ async def test_an_identity_in_use_is_refused_and_its_owner_goes_on(native: ChatM
 # --- the end of a stream, and of an engine -------------------------------------------------------
 
 
-async def test_closing_a_stream_aborts_before_it_returns(native: ChatModel) -> None:
+async def test_closing_a_stream_aborts_before_it_returns(
+    native: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = native.engine
     assert isinstance(engine, NativeEngine)
     aborted: list[object] = []
     thread = engine.token_engine._thread
-    abort = thread.abort
+    abort, step = thread.abort, thread._engine.step
 
     def note(submission: Any) -> None:
         aborted.append(submission)
         abort(submission)
 
-    thread.abort = note  # type: ignore[method-assign]
-    try:
-        params = SamplingParams(max_tokens=400, ignore_eos=True)
-        streams = [
-            engine.stream(HELLO, **LONG),
-            engine.stream_chat(HELLO, **LONG),
-            engine.generate(Prompt((5, 6, 7)), params),
-        ]
-        for number, stream in enumerate(streams, start=1):
-            await anext(stream)
-            await stream.aclose()
-            assert len(aborted) == number
-    finally:
-        thread.abort = abort  # type: ignore[method-assign]
+    def step_slowly() -> Any:
+        time.sleep(0.02)  # so that no answer ends before its stream is closed
+        return step()
+
+    monkeypatch.setattr(thread, "abort", note)
+    monkeypatch.setattr(thread._engine, "step", step_slowly)
+    params = SamplingParams(max_tokens=400, ignore_eos=True)
+    streams = [
+        engine.stream(HELLO, **LONG),
+        engine.stream_chat(HELLO, **LONG),
+        engine.generate(Prompt((5, 6, 7)), params),
+    ]
+    for number, stream in enumerate(streams, start=1):
+        await anext(stream)
+        await stream.aclose()
+        assert len(aborted) == number
 
 
 async def test_a_request_in_preparation_is_told_that_the_engine_was_closed(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = set(threading.enumerate())
     engine = EchoEngine(tokenizer)
     media = engine.tokens.preparation.media
     image = Media("image", "x.png")
@@ -177,7 +183,7 @@ async def test_a_request_in_preparation_is_told_that_the_engine_was_closed(
         await asking
     with pytest.raises(EngineClosedError):
         await media.load([image])
-    names = [thread.name for thread in threading.enumerate()]
+    names = [thread.name for thread in set(threading.enumerate()) - before]
     assert not any("media" in name for name in names), names
 
 
