@@ -180,7 +180,7 @@ async def test_async_from_the_callers_loop(echo: Echo) -> None:
 
 
 async def test_cancelling_achat_aborts(echo: Echo) -> None:
-    model = echo(reply="a" * 400, delay=0.01)
+    model = echo(reply="a" * 400, delay=0.3)
     task = asyncio.create_task(model.achat(HELLO))
     await eventually(lambda: echoing(model).open_requests)
     task.cancel()
@@ -206,7 +206,7 @@ def test_loops_in_several_threads(echo: Echo) -> None:
 
 def test_close_ends_everything(tokenizer, echo: Echo) -> None:
     before = threading.active_count()
-    model = echo(reply="a" * 400, delay=0.01)
+    model = echo(reply="a" * 400, delay=0.3)
     failures: list[BaseException] = []
 
     def read() -> None:
