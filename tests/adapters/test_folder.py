@@ -112,7 +112,7 @@ def test_a_pickle_is_not_opened_and_its_conversion_works(tmp_path: Path) -> None
     assert "pickle" in text
     command = shlex.split(text.splitlines()[-1])
     assert command[0] == "python"
-    subprocess.run([sys.executable, *command[1:]], check=True, timeout=60)
+    subprocess.run([sys.executable, *command[1:]], check=True, timeout=300)
     assert read_adapter(folder).modules == (Q_PROJ, V_PROJ)
 
 

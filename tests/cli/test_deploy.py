@@ -210,4 +210,4 @@ def test_neither_vllm_nor_ray_is_imported() -> None:
         "found = {'vllm', 'ray', 'torch', 'transformers'} & set(sys.modules)\n"
         "assert not found, found"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=300)

@@ -30,7 +30,7 @@ def read_environment(script: str, name: str) -> str:
 
 def _run(script: str) -> list[list[str]]:
     done = subprocess.run(
-        ["/bin/sh", "-u"], input=script.encode(), capture_output=True, timeout=20, check=True
+        ["/bin/sh", "-u"], input=script.encode(), capture_output=True, timeout=120, check=True
     )
     assert done.stderr == b""
     return [part.split("\0")[:-1] for part in done.stdout.decode().split("\1")[:-1]]

@@ -47,7 +47,7 @@ def run(folder: Path, body: str, **variables: str) -> tuple[Any, str, str]:
         env={**plain, "TMPDIR": str(folder), **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     *before, last = done.stdout.splitlines()
