@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
 from tests.chat.model_folders import make_model_folder
 from tests.engines.native.random_adapters import load_peft
-from tests.polling import wait_until
+from tests.polling import eventually, wait_until
 from tools.demo_models.rewards import held_out_pairs, shown
 
 PAIRS = held_out_pairs(100)
@@ -212,7 +213,18 @@ def test_no_texts_and_no_wishes(reward: ChatModel) -> None:
     assert reward.get_scores(["a"], **none) == reward.get_scores(["a"], priority=-3, timeout=60)
 
 
-def test_a_timeout_and_a_cancelled_call_free_the_blocks(reward: ChatModel) -> None:
+def test_a_timeout_and_a_cancelled_call_free_the_blocks(
+    reward: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(reward.engine, NativeEngine)
+    engine = reward.engine.token_engine._thread._engine
+    step = engine.step
+
+    def step_slowly() -> Any:
+        time.sleep(0.05)  # so that no call ends before it is cancelled
+        return step()
+
+    monkeypatch.setattr(engine, "step", step_slowly)
     texts = [text * 3 for text in TEXTS] * 40
     with pytest.raises(RequestTimeoutError, match=r"timeout of 0\.02 s"):
         reward.get_scores(texts, timeout=0.02, max_length=400)
@@ -220,8 +232,7 @@ def test_a_timeout_and_a_cancelled_call_free_the_blocks(reward: ChatModel) -> No
 
     async def cancelled() -> None:
         task = asyncio.create_task(reward.aget_scores(texts, max_length=400))
-        while not statistics_of(reward).running:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: statistics_of(reward).running)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
