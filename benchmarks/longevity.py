@@ -447,7 +447,7 @@ class Traffic:
 
     async def _settle(self) -> None:
         """Wait until the engine has forgotten what was cancelled last, and see that all is free."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while (now := self.engine.statistics).running + now.waiting:
             if time.monotonic() > deadline:
                 break

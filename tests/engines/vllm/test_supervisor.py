@@ -57,7 +57,8 @@ class World:
         self.attempts += 1
         if self.next:
             self.next.pop(0)()
-        engine: Any = SimpleNamespace(errored=False)
+        processor = SimpleNamespace(has_unfinished_requests=lambda: False)
+        engine: Any = SimpleNamespace(errored=False, output_processor=processor)
         self.started.append(RunningEngine(engine, self.processes))
         return self.started[-1]
 
@@ -233,6 +234,30 @@ def test_a_closed_one_says_so_and_twice_does_no_harm(world: World, supervise: An
         made.current()
     assert world.stopped == world.started
     assert not hasattr(made, "_started")
+
+
+@pytest.mark.parametrize("ask", [Supervisor.current, Supervisor.load.fget], ids=["current", "load"])
+def test_a_close_in_the_midst_of_a_question_waits_for_it(
+    world: World, supervise: Any, ask: Callable[[Any], Any]
+) -> None:
+    made = supervise(0)
+    closing = threading.Thread(target=made.close)
+
+    class Asked(Supervisor):
+        """Closed when it has just told that it can be used."""
+
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if name == "_unusable" and closing.ident is None:
+                closing.start()
+                closing.join(0.1)
+            return value
+
+    made.__class__ = Asked
+    ask(made)
+    closing.join(PATIENCE)
+    with pytest.raises(EngineClosedError):
+        made.current()
 
 
 def test_a_close_during_the_back_off_starts_nothing(

@@ -49,10 +49,10 @@ class Supervisor:
             EngineClosedError: `close` was called.
             EngineDeadError: the engine has died, whether or not it is being restarted.
         """
-        unusable = self._unusable
-        if unusable is not None:
-            raise unusable
-        started = self._started
+        with self._lock:  # what is closed has no engine any more
+            if self._unusable is not None:
+                raise self._unusable
+            started = self._started
         if started.is_dead:
             raise self._died()
         return started
@@ -60,7 +60,8 @@ class Supervisor:
     @property
     def load(self) -> EngineLoad | None:
         """The load of the running engine; None where there is none."""
-        started = None if self._unusable is not None else self._started
+        with self._lock:
+            started = None if self._unusable is not None else self._started
         return None if started is None or started.is_dead else started.load
 
     @property
