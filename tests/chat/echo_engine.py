@@ -59,7 +59,8 @@ class EchoTokens(TokenEngine):
                         yield self._delta(index, step, word, words, len(prompt), params)
                 finished = True
             finally:
-                self.aborted += not finished  # before the count, for which tests in other threads wait
+                # In this order: tests in other threads wait for the second, and then look at the first.
+                self.aborted += not finished
                 self.open_requests -= 1
 
     def _delta(

@@ -370,9 +370,7 @@ def test_a_fault_in_a_step_ends_its_requests_and_the_engine_lives_on(
 # --- life ----------------------------------------------------------------------------------------
 
 
-def test_close_ends_requests_and_threads(
-    make: MakeModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_ends_requests_and_threads(make: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(threading.enumerate())
     model, runner = make_faulty(make, monkeypatch, lambda _, logits: go_slowly(runner, logits))
     runner.armed = True

@@ -187,7 +187,6 @@ def test_a_proxy_of_ray_that_does_not_start_is_told(
     exceptions = SimpleNamespace(RayError=RayError)
     ray = SimpleNamespace(
         serve=serve,
-        exceptions=exceptions,
         init=init,
         nodes=lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}],
         shutdown=lambda: ended.append("ray"),

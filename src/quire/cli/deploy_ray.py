@@ -138,6 +138,7 @@ def start_on_ray(server: RayServer) -> None:
     try:
         import ray
         from ray import serve
+        from ray.exceptions import RayError
     except ImportError as error:
         raise ConfigError(
             f"This needs a package that is not here ({error}): pip install 'quire-llm[ray]'."
@@ -148,7 +149,7 @@ def start_on_ray(server: RayServer) -> None:
         options: Any = {"host": server.arguments.host, "port": server.arguments.port}
         try:
             serve.start(proxy_location="EveryNode", http_options=options)
-        except (ray.exceptions.RayError, TimeoutError) as error:
+        except (RayError, TimeoutError) as error:
             raise EngineStartError(
                 "Serve's proxy could not be started: the port is taken, or a node is too busy. Ray's log "
                 f"says more, and the same command tries again. ({error})"

@@ -40,7 +40,7 @@ _ENDING = 10  # seconds to end requests that are cut, and the engine
 _BESIDE_HEADERS = 16 * 2**10  # bytes of HAProxy's buffer, so that too large headers get quire's 431
 _FULL = 0.8  # of a replica's capacity; more than that on average asks for another replica
 _PATIENCE = 60.0  # seconds for all replicas to load an adapter
-_PROXY_STARTS = 20  # seconds of which a proxy has three times so many: as long as `serve.start` waits for it
+_PROXY_STARTS = 20  # seconds; a proxy has them three times, as long as `serve.start` waits
 _LOOK = 0.5  # seconds between two looks at whether the replica is to end
 
 
