@@ -63,7 +63,6 @@ def the_stream_adds_up_to_the_whole_answer(client: OpenAI) -> None:
     chunks = list(plain(client, stream=True, stream_options={"include_usage": True}))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
     assert text == whole.choices[0].message.content
-    assert sum(bool(chunk.choices and chunk.choices[0].delta.content) for chunk in chunks) > 1
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].choices == []

@@ -58,7 +58,7 @@ def a_stream_is_the_whole_answer(client: Anthropic) -> None:
         final: Any = stream.get_final_message()
     usage = final.usage
     assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0) > 10
-    assert len(texts) > 1  # an engine may join what a slow reader has not taken yet
+    assert texts  # in one, perhaps: what a slow reader has not taken yet is joined
     assert "".join(texts) == whole.content[0].text == final.content[0].text
     assert final.stop_reason == "end_turn"
     assert final.usage.output_tokens == whole.usage.output_tokens

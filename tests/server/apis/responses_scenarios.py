@@ -61,7 +61,7 @@ def a_stream_is_the_whole_answer(client: OpenAI) -> None:
     whole = plain(client)
     events = list(plain(client, stream=True))
     texts = [event.delta for event in events if event.type == "response.output_text.delta"]
-    assert len(texts) > 1  # an engine may join what a slow reader has not taken yet
+    assert texts  # in one, perhaps: what a slow reader has not taken yet is joined
     assert "".join(texts) == whole.output_text == events[-1].response.output_text
     assert events[0].type == "response.created"
     assert events[0].response.status == "in_progress"

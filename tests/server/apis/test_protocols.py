@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from http.client import HTTPConnection
 from typing import Any, cast
@@ -22,6 +23,17 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"model": "demo", "input": "hi"},
     "/v1/messages": {"model": "demo", "max_tokens": 1000, "messages": MESSAGES},
 }
+
+
+@pytest.mark.parametrize("path", [*BODIES, "/v1/chat/completions"])
+def test_a_stream_comes_as_it_is_written(echo: Echo, path: str) -> None:
+    served = echo(reply="one two three", delay=0.05)
+    chat = {"model": "demo", "messages": MESSAGES}
+    body = {**BODIES.get(path, chat), "stream": True}
+    with httpx.stream("POST", f"{served.url}{path}", json=body, timeout=60) as answer:
+        lines = list(answer.iter_lines())
+    parts = [part for line in lines for part in re.findall(r'"(one |two |thre|e)"', line)]
+    assert parts == ["one ", "two ", "thre", "e"]
 
 
 def test_a_fault_before_the_first_event_has_a_status(echo: Echo) -> None:
