@@ -283,6 +283,7 @@ def test_a_file_is_deleted_once_no_batch_reads_it(echo: MakeEcho, tmp_path: Path
         batch = begin(client, [question(n) for n in range(200)])
         with pytest.raises(openai.ConflictError, match="cancel it first"):
             client.files.delete(batch.input_file_id)
+        wait_until(lambda: client.batches.retrieve(batch.id).status == "in_progress")
         client.batches.cancel(batch.id)
         done = until_ended(client, batch)
         assert client.files.delete(batch.input_file_id).deleted

@@ -80,9 +80,12 @@ async def asking(tokenizer: Tokenizer, **settings: Any) -> AsyncIterator[httpx.A
 async def test_the_servers_limit_counts_preparation(
     tokenizer: Tokenizer, blocked: Gate, path: str
 ) -> None:
-    async with asking(tokenizer, request_timeout=SOON) as client:
-        answer = await client.post(path, json=BODIES[path])
-    assert answer.status_code == 408
+    for limit in (SOON, 2, 30):  # a busy machine may need longer to begin the thread
+        async with asking(tokenizer, request_timeout=limit) as client:
+            answer = await client.post(path, json=BODIES[path])
+        assert answer.status_code == 408
+        if blocked.reached.is_set():
+            break
     assert blocked.reached.is_set()
 
 
