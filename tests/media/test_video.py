@@ -62,8 +62,15 @@ def test_the_rule_of_frames(total: int, duration: float, fps: float, most: int) 
     assert indices[0] == 0
     assert indices == sorted(set(indices))
     assert len(indices) <= min(total, most)
-    assert len(indices) == min(total, most, max(1, int(Fraction(duration) * Fraction(fps))))
+    assert len(indices) == min(total, most, max(1, int(duration * fps)))
     assert indices[-1] == (total - 1 if len(indices) > 1 else 0)
+
+
+@pytest.mark.parametrize(("seconds", "fps", "count"), [(10, 0.3, 3), (15, 1 / 3, 5), (3, 0.7, 2)])
+def test_a_rate_that_is_stored_a_little_too_small_loses_no_frame(
+    seconds: int, fps: float, count: int
+) -> None:
+    assert len(frame_indices(100, Fraction(seconds), fps, 50)) == count
 
 
 @pytest.mark.parametrize(("form", "codec"), CONTAINERS)

@@ -38,9 +38,10 @@ def frame_indices(total: int, duration: Fraction | float, fps: float, most: int)
     """The indices of the frames that are taken from `total`: LLaMA-Factory's rule.
 
     Their number is `fps` times `duration` (seconds), at least one and at most `most`; they are spread
-    evenly from the first frame to the last.
+    evenly from the first frame to the last. The product is rounded as LLaMA-Factory's is: the exact one
+    of 10 seconds and 0.3, which is stored a little too small, would lack its third frame.
     """
-    count = min(total, most, max(1, math.floor(duration * Fraction(fps))))
+    count = min(total, most, max(1, math.floor(float(duration) * fps)))
     return np.linspace(0, total - 1, count).astype(np.int32).tolist()
 
 
